@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from unifl.core.precision import convolution_autocast
 from unifl.perception.packages import digest, model_path
-from unifl.perception.precision import frozen_precision
 
 Variant = Literal["lite0", "lite1", "lite2"]
 
@@ -96,7 +96,7 @@ class EfficientNetLite(nn.Module):
     def stages(self, images: Tensor, size: int | None = 96) -> list[Tensor]:
         """Feature maps [N, C, h, w], float32: stem (1/2), seven stages (1/2, 1/4, 1/8, 1/16, 1/16, 1/32, 1/32), head."""
         x = _prepared(images, size)
-        with frozen_precision(images.device):
+        with convolution_autocast(images.device):
             x = F.relu6(self.stem(x))
             maps = [x]
             for index, block in enumerate(self.blocks):
