@@ -1,4 +1,4 @@
-"""SHA-256 digests of files and folders, the names by which lineage knows every artifact, and the digest of the code itself.
+"""SHA-256 digests of files and folders, by which lineage knows every artifact, and the digest of the code itself.
 
 An auditor needs no Python to reproduce them. A file: `sha256sum FILE`. A folder:
 
@@ -26,7 +26,9 @@ def sha256_file(path: Path) -> str:
 
 
 def folder_files(folder: Path) -> dict[str, str]:
-    """Every file below `folder` (links followed): relative posix path -> SHA-256, sorted by path. Empty folders don't count.
+    """Every file below `folder` (links followed): relative posix path -> SHA-256, sorted by path.
+
+    Empty folders don't count.
 
     Raises LineageError for a file name that holds a backslash or a line break, OSError for a dangling link.
     """
@@ -46,7 +48,7 @@ def folder_files(folder: Path) -> dict[str, str]:
 
 
 def sha256_manifest(files: Mapping[str, str]) -> str:
-    """Digest of a folder from its files' digests: SHA-256 of the byte-sorted lines `<hex>  <relative posix path>\\n`."""
+    """Digest of a folder from its files' digests: SHA-256 of the sorted lines `<hex>  <relative posix path>\\n`."""
     lines = sorted(f"{digest}  {path}\n".encode() for path, digest in files.items())
     return hashlib.sha256(b"".join(lines)).hexdigest()
 
@@ -65,7 +67,8 @@ def sha256_path(path: Path) -> str:
 def code_version() -> str:
     """Digest of the project's own source: the folder digest over `src/unifl/**/*.py`, computed once a process.
 
-    It goes into cache keys and checkpoint keys, because neither kfp.local nor DVC looks into the library that a step calls.
+    It goes into cache keys and checkpoint keys, because neither kfp.local nor DVC looks into the library that a step
+    calls.
     """
     package = Path(__file__).resolve().parents[1]
     sources = {path.relative_to(package).as_posix(): sha256_file(path) for path in package.rglob("*.py")}

@@ -1,6 +1,7 @@
-"""The error family: one line for a person (step, file, row, what was expected, how to mend it) and one exit code for a machine.
+"""The error family: one line for a person (step, file, row, expectation, remedy), one exit code for a machine.
 
-Every layer raises these; the hook around steps fills in the step's name and the command line turns them into the process's exit code.
+Every layer raises these; the hook around steps fills in the step's name and the command line turns them into the
+process's exit code.
 
     UniflError             1    anything below, or a defect
     ├── SettingsError      2    a preset, an override or an argument is wrong (all mistakes are reported together)
@@ -124,7 +125,8 @@ FULL_DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 def is_disk_full(error: BaseException) -> bool:
     """Whether `error`, or an error that it came from, says that no space is left.
 
-    Libraries written in Rust and C++ (safetensors, tokenizers, Arrow) lose the errno on the way, so their text counts too.
+    Libraries written in Rust and C++ (safetensors, tokenizers, Arrow) lose the errno on the way, so their text counts
+    too.
     """
     seen: set[int] = set()
     link: BaseException | None = error

@@ -34,7 +34,8 @@ def remove_path(path: Path) -> None:
 
 
 class PartialPath:
-    """A temporary path beside `final` that keeps its file extension, to be put in place by `commit` or removed by `discard`.
+    """A temporary path beside `final` that keeps its file extension, to be put in place by `commit` or removed by
+    `discard`.
 
     Leftovers of killed processes of this machine are swept away when the next writer of the same path starts.
     """
@@ -56,7 +57,8 @@ class PartialPath:
                 remove_path(Path(entry.path))
 
     def commit(self) -> None:
-        """Rename the temporary path to `final`, replacing what is there. Raises FileNotFoundError when nothing was written."""
+        """Rename the temporary path to `final`, replacing what is there. Raises FileNotFoundError when nothing was
+        written."""
         if not self.path.exists():
             raise FileNotFoundError(f"nothing was written to {self.final}")
         replaced: Path | None = None

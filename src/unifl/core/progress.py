@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar, overload
 
 LINE_INTERVAL_SECONDS = 10.0
-"""Time between two lines where stderr is not a terminal: rare enough for a pod's log, often enough to see that it lives."""
+"""Time between two lines where stderr is not a terminal: rare enough for a pod's log, often enough to see that it
+lives."""
 
 Item = TypeVar("Item")
 
@@ -56,7 +57,14 @@ def _shown(iterable: Iterable[Item], description: str, unit: str, total: int | N
 
 def _bar(iterable: Iterable[Item], description: str, unit: str, total: int | None, start: int) -> Iterator[Item]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),

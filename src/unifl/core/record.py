@@ -1,7 +1,7 @@
 """The lineage record of one step: an in-toto Statement v1 with SLSA provenance v1, subjects and materials by SHA-256.
 
-Written by the hook around steps and read by `unifl.lineage`. It holds no environment and no secrets: passwords in addresses are
-struck out, secret settings are masked by pydantic.
+Written by the hook around steps and read by `unifl.lineage`. It holds no environment and no secrets: passwords in
+addresses are struck out, secret settings are masked by pydantic.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ MANIFEST_LIMIT = 2000
 class Artifact:
     """A file or folder that a step read or wrote, or a resource it resolved (a DVC output at a revision).
 
-    `digest` maps algorithm to hex; `annotations` may hold `files` (relative path -> SHA-256 of a folder's files) and `dvc`.
+    `digest` maps algorithm to hex; `annotations` may hold `files` (relative path -> SHA-256 of a folder's files) and
+    `dvc`.
     """
 
     name: str
@@ -62,7 +63,7 @@ def checkout_root(start: Path) -> Path | None:
 
 
 def path_uri(path: Path) -> str:
-    """A path as records name it: relative to the checkout of the working folder (or to that folder), else a file: address."""
+    """A path as records name it: relative to the working folder's checkout (or to that folder), else a file: address."""
     absolute = Path(os.path.abspath(path))
     root = checkout_root(Path.cwd()) or Path.cwd()
     if absolute.is_relative_to(root):
@@ -87,7 +88,7 @@ def described(name: str, path: Path, uri_path: Path | None = None) -> Artifact:
 
 
 def dvc_digest(path: Path) -> dict[str, str] | None:
-    """What DVC says about `path`: pointer file and MD5, from `<path>.dvc` or a `dvc.lock` of its folder or a parent; or None."""
+    """DVC's pointer file and MD5 of `path`, from `<path>.dvc` or a `dvc.lock` of its folder or a parent; or None."""
     import yaml
 
     absolute = Path(os.path.abspath(path))

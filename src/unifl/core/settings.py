@@ -1,8 +1,8 @@
-"""Settings of steps: frozen pydantic models, filled from presets, overrides and JSON, with all mistakes reported at once.
+"""Settings of steps: frozen pydantic models, filled from presets, overrides and JSON, all mistakes reported at once.
 
-Presets (`pipelines/presets/<name>.yaml`) are the only place for settings: a mapping from step name to that step's settings. The
-command line, the DAG and DVC read the same file. Beside the steps a preset may hold `description` (text) and `pipeline` (a
-mapping that belongs to the DAG, not to a step).
+Presets (`pipelines/presets/<name>.yaml`) are the only place for settings: a mapping from step name to that step's
+settings. The command line, the DAG and DVC read the same file. Beside the steps a preset may hold `description` (text)
+and `pipeline` (a mapping that belongs to the DAG, not to a step).
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def _settings_error(
 def apply_overrides(settings: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """A copy of `settings` with overrides like `optimiser.learning_rate=1e-5` put in; values are read as YAML.
 
-    Raises SettingsError that names every override without `=`, with a broken value or through something that isn't a mapping.
+    Raises SettingsError that names every override without `=`, with a broken value or through something that isn't a
+    mapping.
     """
     import yaml
 
@@ -155,7 +156,8 @@ def presets() -> dict[str, Path]:
 
 
 def preset_file(path_or_name: str | Path) -> Path:
-    """The file of a preset given by name (`demo`) or by path (`my/preset.yaml`). Raises SettingsError when there is none."""
+    """The file of a preset given by name (`demo`) or by path (`my/preset.yaml`). Raises SettingsError when there is
+    none."""
     path = Path(path_or_name)
     if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
         if not path.is_file():
@@ -172,7 +174,7 @@ def preset_file(path_or_name: str | Path) -> Path:
 
 
 def read_preset(path_or_name: str | Path) -> dict[str, Any]:
-    """The preset as it is written: a mapping, not yet checked against the steps. Raises SettingsError for broken YAML."""
+    """The preset as it is written, not yet checked against the steps. Raises SettingsError for broken YAML."""
     import yaml
 
     file = preset_file(path_or_name)

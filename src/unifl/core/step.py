@@ -1,7 +1,7 @@
-"""The one hook around every step: settings checked, inputs hashed, outputs whole or absent, time measured, a record left.
+"""The one hook around every step: settings checked, inputs hashed, outputs whole or absent, a record left.
 
-Kubeflow components, DVC stages and the command line all come through `execute`; a step itself is a plain function that knows none
-of them.
+Kubeflow components, DVC stages and the command line all come through `execute`; a step itself is a plain function that
+knows none of them.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class StepContext:
 
     Attributes:
         step: the step's name.
-        checkpoints: a folder for this step's checkpoints, keyed by settings, inputs and code; it survives kills and is removed
-            after success.
+        checkpoints: a folder for this step's checkpoints, keyed by settings, inputs and code; it survives kills and is
+            removed after success.
         code_version: digest of the project's source.
         materials: a step that resolves data itself (resolve_data) appends what it took; it goes into the record.
     """
@@ -160,7 +160,7 @@ def content_key(step: str, settings: StepSettings, materials: list[Artifact]) ->
 
 
 def checkpoint_folder() -> Path:
-    """Where all steps keep their checkpoints: $UNIFL_CHECKPOINTS, or `.cache/unifl/checkpoints` of the working folder."""
+    """Where steps keep their checkpoints: $UNIFL_CHECKPOINTS, or `.cache/unifl/checkpoints` of the working folder."""
     return Path(os.environ.get(CHECKPOINTS_VARIABLE) or DEFAULT_CHECKPOINTS).absolute()
 
 

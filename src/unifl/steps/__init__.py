@@ -1,7 +1,7 @@
 """The table of steps, one file each in this folder, imported only when one is asked for.
 
-A step's module exports `STEP` (a StepDefinition) and `run(inputs, outputs, settings, context) -> Metrics`; the command line,
-the Kubeflow components and DVC all run it through `unifl.core.step.execute`.
+A step's module exports `STEP` (a StepDefinition) and `run(inputs, outputs, settings, context) -> Metrics`; the command
+line, the Kubeflow components and DVC all run it through `unifl.core.step.execute`.
 """
 
 from __future__ import annotations
