@@ -26,11 +26,12 @@ STEPS: dict[str, str] = {
     "embedded_images": "Maintainers: draw the embedded images with captions and exact masks.",
     "embedded_prompts": "Maintainers: make the embedded prompt database.",
     "embedded_preferences": "Maintainers: make the embedded preference pairs, voted by simulated annotators.",
+    "autoencoder": "Maintainers: train the embedded autoencoder (images to latents and back).",
     "base_model": "Maintainers: train the embedded latent diffusion model.",
     "segmentation_model": "Maintainers: train the instance segmenter of structure feedback.",
     "judge_models": "Maintainers: train the judges, the style classifier and the image-text scorer.",
 }
-"""Step name -> one line about it, in the order of the flow; the last seven make what the DAG takes as given."""
+"""Step name -> one line about it, in the order of the flow; the last eight make what the DAG takes as given."""
 
 
 def load_step(name: str) -> ModuleType:

@@ -1,0 +1,178 @@
+"""The embedded base model's architecture: a small latent diffusion model in diffusers' own layout.
+
+Everything here only *builds* networks: an 8-fold autoencoder, a CLIP text encoder with its byte-pair tokenizer, and a
+UNet with cross-attention. :mod:`unifl.diffusion.base_training` trains them; plain
+``StableDiffusionPipeline.from_pretrained(folder)`` loads what is assembled.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+SHARD_SIZE = "12MB"  # keeps every file of the folder small enough for a repository's embedded DVC remote
+
+
+class Architecture(BaseModel):
+    """Sizes of the embedded model; the defaults cost about 3 CPU ms an image for one UNet forward (fp32)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_side: int = 64
+    latent_channels: int = 12
+    encoder_width: int = 32
+    decoder_width: int = 64
+    text_width: int = 128
+    text_layers: int = 4
+    text_length: int = 32  # tokens, start and end included
+    vocabulary: int = 1500  # at most; byte-pair merges stop earlier when the captions have no more
+    unet_widths: tuple[int, int, int] = (96, 128, 128)
+
+
+def build_tokenizer(captions: Iterable[str], architecture: Architecture) -> "CLIPTokenizer":
+    """Learn byte-pair merges from captions and return a tokenizer that covers any text (unseen words fall to bytes)."""
+    from tokenizers import Tokenizer, trainers
+    from tokenizers.models import BPE
+    from transformers import CLIPTokenizer
+
+    template = CLIPTokenizer().backend_tokenizer
+    learner = Tokenizer(BPE(unk_token="<|endoftext|>", continuing_subword_prefix="", end_of_word_suffix="</w>"))
+    learner.normalizer, learner.pre_tokenizer = template.normalizer, template.pre_tokenizer
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    trainer = trainers.BpeTrainer(
+        vocab_size=architecture.vocabulary,
+        special_tokens=["<|startoftext|>", "<|endoftext|>"],
+        initial_alphabet=sorted(ByteLevel.alphabet()),
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    learner.train_from_iterator(captions, trainer)
+    model = json.loads(learner.to_str())["model"]
+    vocabulary: dict[str, int] = model["vocab"]
+    for letter in sorted(ByteLevel.alphabet()):  # a lone byte can also end a word
+        vocabulary.setdefault(f"{letter}</w>", len(vocabulary))
+    merges = [tuple(pair) if not isinstance(pair, str) else tuple(pair.split(" ")) for pair in model["merges"]]
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=architecture.text_length)
+
+
+def build_text_encoder(tokenizer: "CLIPTokenizer", architecture: Architecture) -> "CLIPTextModel":
+    """Return an untrained CLIP text encoder for ``tokenizer``."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=architecture.text_width,
+            intermediate_size=4 * architecture.text_width,
+            num_hidden_layers=architecture.text_layers,
+            num_attention_heads=4,
+            max_position_embeddings=architecture.text_length,
+            projection_dim=architecture.text_width,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def build_unet(architecture: Architecture) -> "UNet2DConditionModel":
+    """Return an untrained UNet for latents [N, latent_channels, side / 8, side / 8]."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=architecture.image_side // 8,
+        in_channels=architecture.latent_channels,
+        out_channels=architecture.latent_channels,
+        layers_per_block=1,
+        block_out_channels=architecture.unet_widths,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=architecture.text_width,
+        attention_head_dim=4,
+    )
+
+
+def build_autoencoder(architecture: Architecture) -> "AutoencoderTiny":
+    """Return an untrained 8-fold autoencoder for images [N, 3, side, side] in [-1, 1]."""
+    from diffusers import AutoencoderTiny
+
+    return AutoencoderTiny(
+        latent_channels=architecture.latent_channels,
+        encoder_block_out_channels=(architecture.encoder_width,) * 4,
+        decoder_block_out_channels=(architecture.decoder_width,) * 4,
+    )
+
+
+def noise_schedule() -> "DDIMScheduler":
+    """Return Stable Diffusion's own noise schedule with epsilon prediction."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="epsilon",
+    )
+
+
+def assemble(
+    folder: Path,
+    *,
+    unet: "UNet2DConditionModel",
+    autoencoder: "AutoencoderTiny",
+    text_encoder: "CLIPTextModel",
+    tokenizer: "CLIPTokenizer",
+    half: bool = True,
+) -> None:
+    """Write a complete Stable Diffusion folder.
+
+    With ``half`` the UNet and the autoencoder are stored as float16 (and come back as float32, diffusers' default). The
+    text encoder stays float32, because transformers would otherwise load it as float16 beside a float32 UNet.
+    """
+    from diffusers import StableDiffusionPipeline
+
+    if half:
+        for network in (unet, autoencoder):
+            for parameter in network.parameters():
+                parameter.data = parameter.data.half()
+    pipeline = StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=noise_schedule(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size=SHARD_SIZE)
+
+
+def build_untrained(
+    folder: Path, captions: Iterable[str], seed: int = 0, architecture: Architecture | None = None
+) -> None:
+    """Write a complete folder with random weights: the true layout, for tests and for benchmarks of speed."""
+    import torch
+
+    sizes = architecture or Architecture()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = build_tokenizer(captions, sizes)
+        assemble(
+            folder,
+            unet=build_unet(sizes),
+            autoencoder=build_autoencoder(sizes),
+            text_encoder=build_text_encoder(tokenizer, sizes),
+            tokenizer=tokenizer,
+        )
