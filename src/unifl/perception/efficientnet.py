@@ -1,4 +1,4 @@
-"""EfficientNet-Lite feature extractors: the frozen trunks of rewards (Lite0) and, kept apart from them, of judges (Lite2).
+"""EfficientNet-Lite feature extractors: the frozen trunks of rewards (Lite0) and, kept apart, of judges (Lite2).
 
 ImageReward's BLIP plays this part in arXiv 2404.05595 §3.2; the embedded preset takes the small ImageNet networks of
 github.com/tensorflow/tpu (models/official/efficientnet/lite), whose weights `packages` verifies. Everything here is
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from unifl.core.precision import convolution_autocast
 from unifl.perception.packages import digest, model_path
+from unifl.perception.precision import frozen_precision
 
 Variant = Literal["lite0", "lite1", "lite2"]
 
@@ -55,9 +55,7 @@ class EfficientNetLite(nn.Module):
         blocks: list[nn.Module] = []
         ends: list[int] = []
         width = _STEM_WIDTH
-        for (kernel, stride, expansion), out, repeats in zip(
-            _STAGES, _WIDTHS[variant], _REPEATS[variant], strict=True
-        ):
+        for (kernel, stride, expansion), out, repeats in zip(_STAGES, _WIDTHS[variant], _REPEATS[variant], strict=True):
             for repeat in range(repeats):
                 first = repeat == 0
                 blocks.append(
@@ -71,7 +69,9 @@ class EfficientNetLite(nn.Module):
         self.classifier = nn.Linear(_EMBEDDING_WIDTH, 1000)
         self.classifier.load_state_dict({"weight": state["_fc.weight"], "bias": state["_fc.bias"]})
         self.requires_grad_(False)
-        self.to(memory_format=torch.channels_last)
+        for parameter in self.parameters():
+            if parameter.dim() == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         super().train(False)
 
     @property
@@ -94,9 +94,9 @@ class EfficientNetLite(nn.Module):
         return self
 
     def stages(self, images: Tensor, size: int | None = 96) -> list[Tensor]:
-        """Feature maps [N, C, h, w], float32: stem (1/2), seven stages (1/2, 1/4, 1/8, 1/16, 1/16, 1/32, 1/32), head."""
+        """Feature maps float32 [N, C, h, w]: stem (1/2), seven stages (1/2, 1/4, 1/8, 1/16, 1/16, 1/32, 1/32), head."""
         x = _prepared(images, size)
-        with convolution_autocast(images.device):
+        with frozen_precision(images.device):
             x = F.relu6(self.stem(x))
             maps = [x]
             for index, block in enumerate(self.blocks):
@@ -167,13 +167,11 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = x if self.expand is None else F.relu6(self.expand(x))
-        y = self.project(F.relu6(self.depthwise(y)))
-        return x + y if self.residual else y
+        projected: Tensor = self.project(F.relu6(self.depthwise(y)))
+        return x + projected if self.residual else projected
 
 
-def _folded(
-    state: Mapping[str, Tensor], conv: str, norm: str, kernel: int, stride: int, groups: int = 1
-) -> nn.Conv2d:
+def _folded(state: Mapping[str, Tensor], conv: str, norm: str, kernel: int, stride: int, groups: int = 1) -> nn.Conv2d:
     weight = state[f"{conv}.weight"]
     bare = _SameConv(weight.shape[1] * groups, weight.shape[0], kernel, stride, groups=groups, bias=False)
     bare.load_state_dict({"weight": weight})
