@@ -1,7 +1,7 @@
 """The command line: every step by name with files as arguments, lineage of a model, and the list of presets.
 
-A step's options come from its definition; its module is imported only when that step is called, so that `unifl --help` answers at
-once. `unifl reward_model --help` shows the inputs, outputs and settings of one step.
+A step's options come from its definition; its module is imported only when that step is called, so that `unifl --help`
+answers at once. `unifl reward_model --help` shows the inputs, outputs and settings of one step.
 """
 
 from __future__ import annotations

@@ -63,7 +63,8 @@ def checkout_root(start: Path) -> Path | None:
 
 
 def path_uri(path: Path) -> str:
-    """A path as records name it: relative to the working folder's checkout (or to that folder), else a file: address."""
+    """A path as records name it: relative to the working folder's checkout (or to that folder), else a file:
+    address."""
     absolute = Path(os.path.abspath(path))
     root = checkout_root(Path.cwd()) or Path.cwd()
     if absolute.is_relative_to(root):
