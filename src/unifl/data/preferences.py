@@ -30,8 +30,8 @@ SAME_AXIS_GAP = 0.12  # least difference of strength between two degraded sides:
 class Annotator:
     """One simulated annotator.
 
-    `discernment` is the inverse temperature of the Bradley-Terry choice per unit of strength; `lapse` the share of votes
-    cast without looking.
+    `discernment` is the inverse temperature of the Bradley-Terry choice per unit of strength; `lapse` the share of
+    votes cast without looking.
     """
 
     number: int
@@ -46,7 +46,7 @@ class Annotator:
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a pair: which image, how it was derived, and its true quality on the axis (0 is untouched, -1 worst)."""
+    """One side of a pair: which image, how it was derived, its true quality on the axis (0 is untouched, -1 worst)."""
 
     image_id: str
     derivation: str
@@ -180,8 +180,8 @@ class _Pool:
                 file=images.folder,
                 expected=f"an image with a visible object in a style other than {HELD_OUT_STYLE}",
             )
-        self.captions = dict(zip(usable["image_id"], usable["caption"], strict=True))
-        self.concepts = {row.image_id: list(row.concepts) for row in usable.itertuples()}
+        self.captions: dict[str, str] = dict(zip(usable["image_id"], usable["caption"], strict=True))
+        self.concepts: dict[str, list[str]] = {row.image_id: list(row.concepts) for row in usable.itertuples()}
         self._ids = list(self.captions)
         self._by_concept: dict[str, list[str]] = {}
         for image_id, concepts in self.concepts.items():
