@@ -1,0 +1,42 @@
+"""Compiles the pipelines to Kubeflow's intermediate representation; `pipelines/compiled` holds what is committed.
+
+The version of the compiler is left out of the files, so that they change only when a pipeline does.
+"""
+
+import tempfile
+from pathlib import Path
+
+import yaml
+
+COMMAND = "python -m pipelines compile"
+
+
+def compile_all(folder: Path) -> list[Path]:
+    """Write every pipeline to `folder` as YAML and return the files."""
+    from kfp import compiler
+
+    from pipelines.feedback_learning import feedback_learning
+    from pipelines.placement import CLUSTER
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, pipeline in {"feedback_learning": feedback_learning(CLUSTER)}.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            compiled = Path(scratch, "pipeline.yaml")
+            compiler.Compiler().compile(pipeline, str(compiled))
+            file = folder / f"{name}.yaml"
+            file.write_text(normalised(compiled.read_text(encoding="utf-8")), encoding="utf-8")
+        written.append(file)
+    return written
+
+
+def normalised(compiled: str) -> str:
+    """A compiled pipeline (one or two YAML documents) without the compiler's own version and with sorted keys."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    documents = list(yaml.load_all(compiled, Loader=loader))
+    for document in documents:
+        document.pop("sdkVersion", None)
+    return f"# Compiled by `{COMMAND}`; do not edit.\n" + yaml.dump_all(
+        documents, Dumper=dumper, sort_keys=True, width=160
+    )

@@ -1,0 +1,100 @@
+"""Settings of a run, complete before anything is submitted: a preset, overrides, and the data's revision and digests.
+
+Presets are the only place for settings; here they become one JSON string a task, which is how components take them.
+"""
+
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from unifl.core.errors import SettingsError
+from unifl.core.settings import RESERVED_KEYS, StepSettings, apply_overrides, preset_file, read_preset, validated
+from unifl.core.step import step_definition
+from unifl.data.vocabulary import AXES
+from unifl.steps.resolve_data import ResolveDataSettings
+
+TASKS: dict[str, str] = {
+    "resolve_data": "resolve_data",
+    "validate_data": "validate_data",
+    "prompt_curation": "prompt_curation",
+    **{f"reward_model_{axis}": "reward_model" for axis in AXES},
+    "perceptual_feedback": "perceptual_feedback",
+    "decoupled_feedback": "decoupled_feedback",
+    "adversarial_feedback": "adversarial_feedback",
+    "evaluation": "evaluation",
+    "quality_gate": "quality_gate",
+}
+"""Task of the DAG -> the step that it runs, in the order of the flow."""
+
+
+def task_settings(preset: str | Path, overrides: Iterable[str] = ()) -> dict[str, StepSettings]:
+    """The settings of every task from a preset and overrides like `reward_model.updates=100`.
+
+    An override may name a task instead of a step: `reward_model_color.updates=100` changes one axis alone. Raises one
+    SettingsError that names everything wrong in preset and overrides.
+    """
+    file = preset_file(preset)
+    named = {name: values or {} for name, values in read_preset(preset).items() if name not in RESERVED_KEYS}
+    named = apply_overrides(named, [override.replace("@", "_", 1) for override in overrides])
+    unknown = [name for name in named if name not in TASKS and name not in TASKS.values()]
+    mistakes = [f"{name} is no step of this pipeline" for name in unknown]
+    complete: dict[str, StepSettings] = {}
+    for task, step in TASKS.items():
+        layers = [named.get(step, {}), named.get(task, {})] if task != step else [named.get(step, {})]
+        if not all(isinstance(layer, Mapping) for layer in layers):
+            mistakes.append(f"{task} is not a mapping of settings")
+            continue
+        values = {name: value for layer in layers for name, value in layer.items()}
+        if step == "reward_model":
+            values["axis"] = task.removeprefix("reward_model_")
+        try:
+            complete[task] = validated(step_definition(step).settings, values)
+        except SettingsError as error:
+            mistakes.append(f"{task}: {error.message}")
+    if mistakes:
+        raise SettingsError("; ".join(mistakes), file=file, remedy="`unifl STEP --help` lists the settings of a step")
+    return complete
+
+
+def with_resolved_data(settings: Mapping[str, StepSettings]) -> dict[str, StepSettings]:
+    """`settings` with the data's revision and digests filled in, so that caches and records go by what was submitted.
+
+    Data without a named revision resolves to the last commit that changed the data's pointers: other commits don't make
+    a new run of the same data. Raises SettingsError or DataContractError when the data can't be found.
+    """
+    from unifl.data.resolve import resolve
+
+    given = validated(ResolveDataSettings, settings["resolve_data"])
+    revision = given.revision or _last_data_commit(Path(given.repository), given.paths.values())
+    found = resolve(given.repository, revision, given.paths, given.remote)
+    unpinned = [found.paths[name] for name, md5 in found.md5.items() if md5 is None]
+    if revision is None and unpinned:
+        raise SettingsError(
+            f"the digest of {', '.join(unpinned)} is not known before the run",
+            step="resolve_data",
+            remedy="track the data with DVC (`dvc add`, or a stage) or commit it and name the revision",
+        )
+    known = {name: md5 for name, md5 in found.md5.items() if md5 is not None}
+    resolved = given.model_copy(
+        update={"revision": found.commit if revision else None, "expected": {**known, **given.expected}}
+    )
+    return {**settings, "resolve_data": resolved}
+
+
+def _last_data_commit(repository: Path, paths: Iterable[str]) -> str | None:
+    """The last commit that changed DVC's pointers to `paths`; None outside a checkout or while they have changes."""
+    if not (repository / ".git").exists():
+        return None
+    folders = sorted({Path(path).parts[0] for path in paths})
+    pointers = [".dvc/config"]
+    pointers += [f":(glob){folder}{end}" for folder in folders for end in ("/**/dvc.lock", "/**/*.dvc", ".dvc")]
+    if _git(repository, "status", "--porcelain", "--", *pointers):
+        return None
+    return _git(repository, "log", "-1", "--format=%H", "--", *pointers) or None
+
+
+def _git(repository: Path, *arguments: str) -> str:
+    answer = subprocess.run(["git", "-C", str(repository), *arguments], capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        raise SettingsError(f"git can't read the checkout: {answer.stderr.strip()}", file=repository)
+    return answer.stdout.strip()
