@@ -118,7 +118,7 @@ def _release_checks(traced: Trace) -> list[Check]:
         expected |= {
             name: digest
             for name, digest in base.files.items()
-            if "/" in name and not name.startswith("unet/") or name == "model_index.json"
+            if ("/" in name and not name.startswith("unet/")) or name == "model_index.json"
         }
     if not any(name.startswith("unet/") for name in expected):
         reason = "the record does not list the tuned files"
@@ -153,7 +153,7 @@ def checksum_checks(folder: Path) -> list[Check]:
         else:
             result = "ok" if present[name] == digest else "the file has changed"
         checks.append(Check(f"{CHECKSUMS_FILE} lists {name}", str(folder / name), result))
-    for name in present.keys() - listed.keys():
-        checks.append(Check(f"{CHECKSUMS_FILE} lists {name}", str(folder / name), "the file was added"))
+    added = present.keys() - listed.keys()
+    checks += [Check(f"{CHECKSUMS_FILE} lists {name}", str(folder / name), "the file was added") for name in added]
     # A changed weight is a nearer link than a changed record.
     return sorted(checks, key=lambda check: (Path(check.place).parent.name in RECORD_FOLDERS, check.place))

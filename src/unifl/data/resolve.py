@@ -1,0 +1,186 @@
+"""Data by DVC repository, revision and path: what a pipeline takes as given, fetched and checked against its digests.
+
+The `resolve_data` step copies the outputs; a submission resolves revision and digests beforehand with `resolve`,
+without copying. Works for a local checkout with an embedded remote (no network), for a remote git repository, and for a
+folder without .git.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unifl.core.digest import sha256_path
+from unifl.core.errors import DataContractError, SettingsError
+from unifl.core.record import Artifact, without_secrets
+
+PULL = "check repository, revision and remote; `dvc pull` in that checkout shows what DVC misses"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Where data lies: repository, commit (None outside git), and for every name its path and DVC's MD5.
+
+    An MD5 that ends in `.dir` names a folder; None marks a path that git holds and DVC does not.
+    """
+
+    repository: str
+    commit: str | None
+    paths: Mapping[str, str]
+    md5: Mapping[str, str | None]
+
+
+def resolve(repository: str, revision: str | None, paths: Mapping[str, str], remote: str | None = None) -> Resolved:
+    """Find commit and DVC digests of `paths` (name -> path in the repository) without fetching any data.
+
+    Raises SettingsError for an unknown repository or revision, DataContractError for a path that isn't there.
+    """
+    with _file_system(repository, revision, remote) as fs:
+        return _resolved(fs, repository, revision, paths)
+
+
+def fetch(
+    repository: str,
+    revision: str | None,
+    paths: Mapping[str, str],
+    outputs: Mapping[str, Path],
+    *,
+    expected: Mapping[str, str],
+    remote: str | None = None,
+) -> list[Artifact]:
+    """Copy every path to its output and check it; returns what was taken, as materials of the lineage record.
+
+    Args:
+        repository: path of a checkout or address of a git repository.
+        revision: branch, tag or commit; None takes the working folder of a checkout (still held to its DVC digests).
+        paths: name -> path in the repository.
+        outputs: name -> where the copy shall lie.
+        expected: name -> SHA-256 (64 hex digits, folder digest of `unifl.core.digest`) or DVC's MD5 (32, `.dir` for
+            folders).
+        remote: name of the DVC remote; None takes the repository's default.
+
+    Raises:
+        SettingsError: unknown repository or revision.
+        DataContractError: a path is missing, can't be fetched, or its digest is another.
+    """
+    materials = []
+    with _file_system(repository, revision, remote) as fs:
+        resolved = _resolved(fs, repository, revision, paths)
+        for name, path in paths.items():
+            target = outputs[name]
+            with _dvc_errors(path, repository, revision):
+                fs.get(path, os.fspath(target), recursive=True)
+            sha256 = _checked(name, path, target, resolved.md5[name], expected.get(name))
+            annotations: dict[str, Any] = {}
+            if resolved.md5[name]:
+                annotations["dvc"] = {"md5": resolved.md5[name], "path": path}
+            uri = f"dvc+{repository}@{resolved.commit or 'no-commit'}#{path}"
+            materials.append(Artifact(name, uri, {"sha256": sha256}, annotations))
+    return materials
+
+
+def _resolved(fs: Any, repository: str, revision: str | None, paths: Mapping[str, str]) -> Resolved:
+    md5: dict[str, str | None] = {}
+    for name, path in paths.items():
+        with _dvc_errors(path, repository, revision):
+            info = fs.info(path)
+        md5[name] = (info.get("dvc_info") or {}).get("md5")
+    return Resolved(without_secrets(repository), _commit(fs), dict(paths), md5)
+
+
+def _commit(fs: Any) -> str | None:
+    from dvc.scm import NoSCM
+
+    repo = fs.repo
+    if isinstance(repo.scm, NoSCM):
+        return None
+    return str(repo.get_rev() or repo.scm.get_rev())
+
+
+def _checked(name: str, path: str, target: Path, md5: str | None, expected: str | None) -> str:
+    """The SHA-256 of the copy, once it is what DVC and the caller expect."""
+    if md5 is not None and (found := dvc_md5(target)) != md5:
+        raise DataContractError(
+            f"{name} is not what DVC's pointer says",
+            file=path,
+            expected=f"MD5 {md5}, found {found}",
+            remedy="`dvc checkout` restores the tracked data, `dvc commit` accepts a change",
+        )
+    sha256 = sha256_path(target)
+    if expected and expected not in {sha256, md5}:
+        raise DataContractError(
+            f"{name} has another digest",
+            file=path,
+            expected=f"{expected}, found SHA-256 {sha256} (DVC MD5 {md5})",
+            remedy="check the revision, or update the expected digest on purpose",
+        )
+    return sha256
+
+
+def dvc_md5(path: Path) -> str:
+    """The MD5 by which DVC knows a file, or a folder (MD5 of its sorted JSON list of files, with `.dir` appended)."""
+    if path.is_file():
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "md5").hexdigest()
+    files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    entries = [{"md5": dvc_md5(path / file), "relpath": file} for file in files]
+    return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
+
+
+@contextmanager
+def _file_system(repository: str, revision: str | None, remote: str | None) -> Iterator[Any]:
+    os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+    from dvc.api import DVCFileSystem
+    from dvc.exceptions import DvcException
+    from dvc.scm import SCMError
+
+    local = Path(repository)
+    config: dict[str, Any] = {}
+    if local.is_dir() and not (local / ".git").exists():
+        if revision:
+            raise SettingsError(
+                f"the revision {revision!r} can't be resolved in a folder without .git",
+                file=repository,
+                remedy="leave the revision out, or name a git checkout",
+            )
+        config = {"core": {"no_scm": True}}
+    try:
+        fs = DVCFileSystem(repository, rev=revision or None, remote=remote or None, config=config)
+    except (DvcException, SCMError, OSError) as error:
+        raise SettingsError(
+            f"the DVC repository can't be opened at {revision or 'its working folder'}: {_one_line(error)}",
+            file=without_secrets(repository),
+            remedy="name a checkout or git address with a .dvc folder, and an existing revision",
+        ) from error
+    try:
+        yield fs
+    finally:
+        fs.repo.close()
+
+
+@contextmanager
+def _dvc_errors(path: str, repository: str, revision: str | None) -> Iterator[None]:
+    from dvc.exceptions import DvcException
+    from dvc_objects.errors import ObjectFormatError
+
+    where = f"{without_secrets(repository)}@{revision or 'working folder'}"
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataContractError(
+            f"the path is not in {where}, or its data not in the remote", file=path, remedy=PULL
+        ) from (error)
+    except (DvcException, ObjectFormatError) as error:
+        raise DataContractError(
+            f"the data can't be fetched from {where}: {_one_line(error)}", file=path, remedy=PULL
+        ) from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
