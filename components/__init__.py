@@ -11,7 +11,7 @@ IMAGES_FILE = Path(__file__).resolve().parents[1] / "images" / "digests.json"
 
 
 def image(name: str) -> str:
-    """The reference of the image `name` ("cpu" or "train"): pinned by digest once one was published, else by release tag.
+    """The reference of the image `name` ("cpu" or "train"): by digest once it was published, else by release tag.
 
     Raises KeyError for an image that `images/digests.json` does not name.
     """

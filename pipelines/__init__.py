@@ -1,1 +1,1 @@
-"""Pipelines: the components composed into DAGs, where they run, and the commands around them (`python -m pipelines`)."""
+"""The components composed into DAGs, where they run, and the commands around them (`python -m pipelines`)."""

@@ -1,8 +1,10 @@
-"""The DAG of UniFL (arXiv 2404.05595 §3, both training stages): data and preferences in, a few-step model and its verdict out.
+"""The DAG of UniFL (arXiv 2404.05595 §3, both stages): data and preferences in, a few-step model and its verdict out.
 
-    resolve_data - validate_data -+- prompt_curation --------------+---------------+--------------+
-                                  +- reward_model x4 --------------+---------------+              |
-                                  +- perceptual_feedback -- decoupled_feedback -- adversarial_feedback -- evaluation -- quality_gate
+    resolve_data - validate_data -+- prompt_curation -----------+--------------------+
+                                  +- reward_model x4 -----------+--------------------+
+                                  +- perceptual_feedback - decoupled_feedback - adversarial_feedback
+                                                                                     |
+                                                                  evaluation - quality_gate
 
 The same function compiles for a cluster and runs on `kfp.local`; where its tasks run is data, in `pipelines.placement`.
 The four axes are unrolled: some back ends lose a retry inside ParallelFor.

@@ -1,4 +1,4 @@
-"""Where the tasks of a DAG run, as data: CPU, memory, accelerators, retries and caching a task, apart from what they do.
+"""Where the tasks of a DAG run, as data apart from what they do: CPU, memory, accelerators, retries and caching.
 
 `THIS_MACHINE` is for `kfp.local`, which has no pools and must show a failure at once; `CLUSTER` is what compiles into
 `pipelines/compiled`.

@@ -35,7 +35,8 @@ def print_summary(summary: Mapping[str, Any], report: Path, console: Console) ->
     else:
         cpu = sum(step["cpu_seconds"] or 0 for step in ran)
         console.print(
-            f"{len(steps) - len(ran)} steps cached, {len(ran)} ran: {cpu:,.0f} CPU s, {summary['wall_seconds']:,.0f} s in all."
+            f"{len(steps) - len(ran)} steps cached, {len(ran)} ran: "
+            f"{cpu:,.0f} CPU s, {summary['wall_seconds']:,.0f} s in all."
         )
     console.print(f"Report: {report}", soft_wrap=True, highlight=False)
 

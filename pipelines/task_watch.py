@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from unifl.core.task import BEGIN_LINE, END_LINE
+
 STATES = {"waiting": "dim", "running": "bold cyan", "cached": "green", "ran": "green", "failed": "bold red"}
 _CONTROL = re.compile(r"\x1b\[[0-9;]*m")
-_KFP_LINE = re.compile(r"^(\[KFP Executor|\d\d:\d\d:\d\d\.\d{3} - |-{20,}|.*(Deprecation|Future)Warning)")
 
 
 @dataclass
@@ -40,6 +41,7 @@ class TaskWatch:
     def __init__(self, names: Sequence[str], console: Console) -> None:
         self.tasks = {name: Task(name) for name in names}
         self._console = console
+        self._in_step = False
         self._live = Live(get_renderable=self._table, console=console, refresh_per_second=2, transient=True)
 
     @contextlib.contextmanager
@@ -56,15 +58,17 @@ class TaskWatch:
         self.log(f"{self._place(name)} {name} ...")
 
     def line(self, text: str) -> None:
-        """A line that the running task printed."""
-        text = _CONTROL.sub("", text).strip()
-        if (task := self.running) and text and not _KFP_LINE.match(text):
+        """A line that the running task printed; those around the step itself are kfp's and stay in the log."""
+        text, task = _CONTROL.sub("", text).strip(), self.running
+        if BEGIN_LINE in text or END_LINE in text:
+            self._in_step = BEGIN_LINE in text
+        elif task and text and self._in_step:
             task.line = text
             self.log(f"    {text}")
 
     def ended(self, name: str, state: str, outputs: dict[str, Path]) -> None:
         task = self.tasks[name]
-        task.state, task.outputs, task.line = state, outputs, ""
+        task.state, task.outputs, task.line, self._in_step = state, outputs, "", False
         task.seconds = time.monotonic() - task.started
         self.log(f"{self._place(name)} {name} {state}" + ("" if state == "cached" else f", {task.seconds:.0f} s"))
 

@@ -27,6 +27,9 @@ PARENT_VARIABLE = "UNIFL_PARENT"
 
 PARENT_POLL_SECONDS = 0.5
 
+BEGIN_LINE, END_LINE = "unifl: the step begins", "unifl: the step has ended"
+"""Printed around the step, so that a reader of the task's log can tell its lines from the scheduler's."""
+
 
 class TaskArtifact(Protocol):
     """What a Kubeflow artifact looks like from here."""
@@ -47,8 +50,10 @@ def run_task(step: str, arguments: Mapping[str, Any]) -> None:
     Kubeflow shows them.
     """
     _follow_parent()
+    print(BEGIN_LINE, file=sys.stderr, flush=True)
     try:
         _run(step, arguments)
+        print(END_LINE, file=sys.stderr, flush=True)
     except UniflError as error:
         error.step = error.step or step
         _end(step, str(error), error.exit_code)
