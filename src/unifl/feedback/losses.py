@@ -1,0 +1,73 @@
+"""Every loss of feedback learning as a pure function of tensors, apart from the loops that use it.
+
+Perceptual, decoupled and adversarial losses are those of arXiv 2404.05595 (sections 3.1, 3.2 and 3.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def hinge(scores: Tensor, alpha: float) -> Tensor:
+    """E ReLU(alpha - r): pulls a reward up to ``alpha`` and no further. ``scores`` [N]; zero where r >= alpha."""
+    return F.relu(alpha - scores).mean()
+
+
+def decoupled_hinge(
+    scores: Mapping[str, Tensor], alphas: Mapping[str, float], weights: Mapping[str, float]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Weighted sum over the axes of E ReLU(alpha_d - r_d), and the unweighted term of each axis.
+
+    ``scores`` maps an axis to [N]; ``alphas`` and ``weights`` have the same axes. Raises ValueError when they differ.
+    """
+    if not scores.keys() == alphas.keys() == weights.keys():
+        raise ValueError(f"axes differ: scores {sorted(scores)}, alphas {sorted(alphas)}, weights {sorted(weights)}")
+    if not scores:
+        raise ValueError("no axis to score")
+    terms = {axis: hinge(scores[axis], alphas[axis]) for axis in scores}
+    return _sum([weights[axis] * term for axis, term in terms.items()]), terms
+
+
+def gram_style_loss(
+    generated: Sequence[Tensor], reference: Sequence[Tensor], layer_weights: Sequence[float] | None = None
+) -> Tensor:
+    """Squared L2 distance of Gram matrices [N, C, C], summed over layers, mean over images (arXiv 1603.08155 eq. 4).
+
+    Gram matrices are normalised by C h w (``unifl.perception.vgg.gram_matrix``); ``layer_weights`` default to 1.
+    """
+    weights = layer_weights if layer_weights is not None else [1.0] * len(generated)
+    distances = [
+        weight * (ours - theirs).square().sum(dim=(1, 2)).mean()
+        for weight, ours, theirs in zip(weights, generated, reference, strict=True)
+    ]
+    return _sum(distances)
+
+
+def edge_loss(logits: Tensor, reference: Tensor) -> Tensor:
+    """Binary cross-entropy of edge ``logits`` [N, H, W] against probabilities ``reference`` [N, H, W] in [0, 1]."""
+    return F.binary_cross_entropy_with_logits(logits, reference)
+
+
+def generator_loss(fake_scores: Tensor) -> Tensor:
+    """L_G = E[-r_a(x'_0)] (section 3.3). ``fake_scores`` [N] of images whose graph leads to the diffusion model."""
+    return -fake_scores.mean()
+
+
+def discriminator_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
+    """L_D = -E[log sigmoid(r_a(x_0)) + log(1 - sigmoid(r_a(x'_0)))] (section 3.3); 2 log 2 = 1.386 is chance."""
+    return F.softplus(-real_scores).mean() + F.softplus(fake_scores).mean()
+
+
+def diffusion_loss(predicted_noise: Tensor, noise: Tensor) -> Tensor:
+    """E |noise - predicted|^2, the loss of plain fine-tuning (arXiv 2006.11239 eq. 14)."""
+    return F.mse_loss(predicted_noise, noise)
+
+
+def _sum(terms: Sequence[Tensor]) -> Tensor:
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total

@@ -1,0 +1,88 @@
+"""Decoupled feedback learning (arXiv 2404.05595 section 3.2): one hinge an aesthetic axis, from pure noise.
+
+L_aes = sum over axes of E ReLU(alpha_d - r_d(x', c)), with four reward models on a shared trunk and one decode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from unifl.core.errors import SettingsError
+from unifl.diffusion.adapter import DiffusionAdapter
+from unifl.feedback.batches import Batch
+from unifl.feedback.losses import decoupled_hinge
+from unifl.feedback.objectives import Logs, Objective
+from unifl.feedback.trajectory import Trajectory, denoise_with_gradient, start_from_noise
+from unifl.perception.minilm import SentenceEncoder
+
+if TYPE_CHECKING:
+    from unifl.rewards.model import RewardModel
+
+
+class SentenceFeatures:
+    """Sentence features [N, 384] of prompts for reward models, each distinct prompt encoded once."""
+
+    def __init__(self, encoder: SentenceEncoder | None = None) -> None:
+        self._encoder = encoder or SentenceEncoder()
+        self._cache: dict[str, Tensor] = {}
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._cache]
+        if missing:
+            encoded = torch.from_numpy(self._encoder.encode(missing))
+            self._cache.update(zip(missing, encoded, strict=True))
+        return torch.stack([self._cache[prompt] for prompt in prompts])
+
+
+class DecoupledObjective(Objective):
+    """The aesthetic term. ``alphas`` and ``weights`` map the axes of ``rewards`` to their hinge and their weight.
+
+    Raises SettingsError without any axis of weight above 0.
+    """
+
+    name = "aesthetic"
+
+    def __init__(
+        self,
+        rewards: Mapping[str, RewardModel],
+        alphas: Mapping[str, float],
+        weights: Mapping[str, float],
+        trajectory: Trajectory,
+        features: SentenceFeatures,
+    ) -> None:
+        axes = [axis for axis, weight in weights.items() if weight > 0]
+        if not axes:
+            raise SettingsError(
+                "decoupled feedback has no axis to learn from: every weight is 0",
+                remedy="set lambda_color, lambda_layout, lambda_lighting or lambda_detail above 0",
+            )
+        self.rewards = {axis: rewards[axis] for axis in axes}
+        self.alphas = {axis: alphas[axis] for axis in axes}
+        self.weights = {axis: weights[axis] for axis in axes}
+        self.trajectory = trajectory
+        self.features = features
+
+    def __call__(self, adapter: DiffusionAdapter, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Logs]:
+        start = start_from_noise(adapter, len(batch), self.trajectory.steps, generator)
+        stops = self.trajectory.draw_stops(len(batch), generator)
+        condition = adapter.encode_text(batch.captions)
+        images = adapter.decode(denoise_with_gradient(adapter, start, stops, condition, self.trajectory))
+        scores = self.scores(images, batch.captions)
+        loss, terms = decoupled_hinge(scores, self.alphas, self.weights)
+        logs: Logs = {}
+        for axis in scores:
+            logs[f"hinge_{axis}"] = float(terms[axis].detach())
+            logs[f"reward_{axis}"] = float(scores[axis].detach().mean())
+        return loss, logs
+
+    def scores(self, images: Tensor, captions: Sequence[str]) -> dict[str, Tensor]:
+        """Score [N] of every axis; the trunk runs once for all of them."""
+        from unifl.rewards.model import score_all
+
+        features = self.features(captions).to(images.device)
+        scored = score_all(list(self.rewards.values()), images, features)
+        return dict(zip(self.rewards, scored, strict=True))

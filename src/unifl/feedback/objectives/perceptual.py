@@ -1,0 +1,119 @@
+"""Perceptual feedback learning (PeFL, arXiv 2404.05595 section 3.1): structure, style and edges on one shared decode.
+
+A real image is noised to step T_a = 10 of 20, denoised without a graph to a random late step, and the clean image
+predicted there is compared, by frozen perception models, with what the real image is known to hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from unifl.core.errors import SettingsError
+from unifl.diffusion.adapter import DiffusionAdapter
+from unifl.feedback.batches import Batch
+from unifl.feedback.losses import edge_loss, gram_style_loss
+from unifl.feedback.objectives import Logs, Objective
+from unifl.feedback.trajectory import Trajectory, denoise_with_gradient, start_from_image
+from unifl.perception.hed import HED
+from unifl.perception.segmenter import Segmenter, structure_loss
+from unifl.perception.vgg import VGG16Gram
+
+
+class PerceptualFeedback(Protocol):
+    """One visual property: a scalar loss of generated ``images`` [N, 3, H, W] in [0, 1] against their batch."""
+
+    name: str
+
+    def __call__(self, images: Tensor, batch: Batch) -> Tensor: ...
+
+
+class StructureFeedback:
+    """The instance segmenter's own loss against the real masks: dense, per pixel."""
+
+    name = "structure"
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self.segmenter = segmenter
+
+    def __call__(self, images: Tensor, batch: Batch) -> Tensor:
+        if batch.masks is None or batch.concepts is None:
+            raise ValueError("structure feedback needs masks and concepts with its images")
+        return structure_loss(self.segmenter, images, batch.masks, batch.concepts).mean()
+
+
+class StyleFeedback:
+    """L2 between VGG-16 Gram matrices of the generated and the real image."""
+
+    name = "style"
+
+    def __init__(self, grams: VGG16Gram, layer_weights: Sequence[float]) -> None:
+        self.grams = grams
+        self.layer_weights = tuple(layer_weights)
+
+    def __call__(self, images: Tensor, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            reference = self.grams(batch.real_images().to(images.device))
+        return gram_style_loss(self.grams(images), reference, self.layer_weights)
+
+
+class EdgeFeedback:
+    """Cross-entropy of edges, detected in the generated image, against those of the real one (a further option)."""
+
+    name = "edges"
+
+    def __init__(self, detector: HED) -> None:
+        self.detector = detector
+
+    def __call__(self, images: Tensor, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            reference = self.detector.edges(batch.real_images().to(images.device))
+        logits: Tensor = self.detector(images)
+        return edge_loss(logits, reference)
+
+
+@dataclass(frozen=True)
+class WeightedFeedback:
+    """A feedback and its lambda."""
+
+    feedback: PerceptualFeedback
+    weight: float
+
+
+class PerceptualObjective(Objective):
+    """L_pefl = sum over feedbacks of lambda * Phi(m(x'), GT(x)). Raises SettingsError without any feedback."""
+
+    name = "pefl"
+
+    def __init__(self, feedbacks: Sequence[WeightedFeedback], trajectory: Trajectory, noise_to: int) -> None:
+        self.feedbacks = [one for one in feedbacks if one.weight > 0]
+        if not self.feedbacks:
+            raise SettingsError(
+                "perceptual feedback has nothing to learn from: every lambda is 0",
+                remedy="set lambda_structure, lambda_style or lambda_edges above 0",
+            )
+        if not trajectory.last_stop <= noise_to < trajectory.steps:
+            raise SettingsError(
+                f"noise_to {noise_to} does not fit steps {trajectory.steps} and gradient up to {trajectory.last_stop}",
+                expected=f"{trajectory.last_stop} <= noise_to <= {trajectory.steps - 1}",
+            )
+        self.trajectory = trajectory
+        self.noise_to = noise_to
+
+    def __call__(self, adapter: DiffusionAdapter, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Logs]:
+        table = adapter.step_table(self.trajectory.steps, self.trajectory.spacing)
+        start = start_from_image(adapter, batch.real_images(), self.noise_to, table, generator)
+        stops = self.trajectory.draw_stops(len(batch), generator)
+        condition = adapter.encode_text(batch.captions)
+        images = adapter.decode(denoise_with_gradient(adapter, start, stops, condition, self.trajectory))
+        total = images.new_zeros(())
+        logs: Logs = {}
+        for one in self.feedbacks:
+            term = one.feedback(images, batch)
+            total = total + one.weight * term
+            logs[one.feedback.name] = float(term.detach())
+        return total, logs

@@ -1,0 +1,81 @@
+"""Settings of the feedback engine, shared by the three tuning steps; light to import (no torch).
+
+Where arXiv 2404.05595 is silent (learning rate, batch size, weights), defaults come from the sibling papers it names:
+ReFL (ImageReward, arXiv 2304.05977) and ByteEdit (arXiv 2404.04860).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from unifl.core.settings import StepSettings
+from unifl.data.vocabulary import AXES
+
+
+class EngineSettings(StepSettings):
+    """How long, how fast and on which parameters an objective trains."""
+
+    updates: int = Field(200, ge=1, description="Updates of the UNet. The paper says 200 A100-hours a stage.")
+    batch_size: int = Field(16, ge=1, description="Images an update and objective. The paper gives none; two cores.")
+    accumulate: int = Field(1, ge=1, description="Batches whose gradients add up to one update.")
+    learning_rate: float = Field(1e-5, gt=0, description="AdamW, ReFL's value (arXiv 2304.05977).")
+    warmup_updates: int = Field(
+        20, ge=0, description="Updates of linear warm-up; ByteEdit takes 1,000 of a far longer run (arXiv 2404.04860)."
+    )
+    weight_decay: float = Field(1e-2, ge=0, description="AdamW's own default (torch), which ReFL keeps.")
+    clip: float = Field(1.0, gt=0, description="Largest gradient norm; 1.0 as in diffusers' training scripts.")
+    ema_decay: float = Field(
+        0.9999,
+        ge=0,
+        lt=1,
+        description="Decay of the averaged weights that are saved, reached by (1 + n) / (10 + n) after n updates "
+        "(diffusers' EMAModel); ByteEdit's value. 0 saves the last weights.",
+    )
+    lora_rank: int = Field(0, ge=0, description="0 tunes all weights of the UNet; else the rank of LoRA on attention.")
+    steps: int = Field(20, ge=1, le=1000, description="DDIM steps of a trajectory (paper, section 5.1).")
+    spacing: Literal["trailing", "leading", "linspace"] = Field(
+        "trailing", description="Timestep spacing; trailing starts at pure noise (arXiv 2305.08891)."
+    )
+    gradient_steps: int = Field(1, ge=1, description="Steps that carry the gradient; the paper's one, K of DRaFT-K.")
+    guidance_scale: float = Field(
+        1.0, ge=1, description="Classifier-free guidance while training; 1 is off, as in ReFL and the paper."
+    )
+    diffusion_weight: float = Field(
+        0.0, ge=0, description="Weight of the plain diffusion loss beside the feedback: none in the paper, one in ReFL."
+    )
+    gradient_checkpointing: bool = Field(False, description="Less memory for more time in the UNet's gradient step.")
+    checkpoint_every: int = Field(25, ge=1, description="Updates between two checkpoints (a kill costs at most these).")
+    seed: int = Field(0, ge=0, description="Everything random follows from it.")
+
+
+class AestheticSettings(EngineSettings):
+    """The decoupled aesthetic term L_aes, which stage 1 and stage 2 share (sections 3.2 and 3.3)."""
+
+    lambda_aesthetic: float = Field(1.0, ge=0, description="Weight of the sum of hinges; the paper gives none.")
+    lambda_color: float = Field(1.0, ge=0, description="Weight of the axis in the sum; the paper adds them plainly.")
+    lambda_layout: float = Field(1.0, ge=0, description="As lambda_color.")
+    lambda_lighting: float = Field(1.0, ge=0, description="As lambda_color.")
+    lambda_detail: float = Field(1.0, ge=0, description="As lambda_color.")
+    alpha_offset_color: float = Field(0.0, description="Added to the reward model's alpha (mean preferred score).")
+    alpha_offset_layout: float = Field(0.0, description="As alpha_offset_color.")
+    alpha_offset_lighting: float = Field(0.0, description="As alpha_offset_color.")
+    alpha_offset_detail: float = Field(
+        -0.5, description="Detail does better below its mean (paper, ablation of alpha: high values add noise)."
+    )
+    aesthetic_last_stop: int = Field(
+        5,
+        ge=0,
+        description="The optimised step of L_aes is drawn from 0 to this index, 0 being the last of sampling; "
+        "the last quarter, as ReFL's last 10 of 40 steps.",
+    )
+
+    def axis_weights(self) -> dict[str, float]:
+        """Weight of each axis whose weight is not zero."""
+        weights = {axis: float(getattr(self, f"lambda_{axis}")) for axis in AXES}
+        return {axis: weight for axis, weight in weights.items() if weight > 0}
+
+    def alpha_offsets(self) -> dict[str, float]:
+        """What is added to the alpha of each axis."""
+        return {axis: float(getattr(self, f"alpha_offset_{axis}")) for axis in AXES}

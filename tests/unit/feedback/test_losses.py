@@ -1,0 +1,103 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import log_expit
+
+from unifl.feedback.losses import (
+    decoupled_hinge,
+    diffusion_loss,
+    discriminator_loss,
+    edge_loss,
+    generator_loss,
+    gram_style_loss,
+    hinge,
+)
+from unifl.perception.vgg import gram_matrix
+
+scores = st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=8)
+
+
+@given(scores, st.floats(0, 5, width=32))
+def test_hinge_is_zero_above_alpha(values: list[float], margin: float) -> None:
+    assert float(hinge(torch.tensor(values), min(values) - margin)) == 0.0
+
+
+def test_hinge_is_the_mean_distance_below_alpha() -> None:
+    assert float(hinge(torch.tensor([0.0, 1.5, 3.0]), 2.0)) == pytest.approx((2.0 + 0.5 + 0.0) / 3)
+
+
+def test_hinge_pulls_only_the_images_below_alpha() -> None:
+    values = torch.tensor([1.0, 3.0], requires_grad=True)
+    hinge(values, 2.0).backward()
+    assert values.grad is not None
+    assert values.grad.tolist() == [-0.5, 0.0]
+
+
+def test_decoupled_hinge_is_the_weighted_sum_of_the_axes() -> None:
+    total, terms = decoupled_hinge(
+        {"color": torch.tensor([0.0, 2.0]), "detail": torch.tensor([-1.0, -1.0])},
+        {"color": 1.0, "detail": 0.0},
+        {"color": 1.0, "detail": 3.0},
+    )
+    assert {axis: float(term) for axis, term in terms.items()} == {"color": 0.5, "detail": 1.0}
+    assert float(total) == pytest.approx(3.5)
+
+
+def test_decoupled_hinge_refuses_axes_without_alpha() -> None:
+    with pytest.raises(ValueError, match="axes differ"):
+        decoupled_hinge({"color": torch.zeros(1)}, {}, {"color": 1.0})
+
+
+def test_gram_matrix_and_style_loss_equal_a_brute_force_sum() -> None:
+    ours, theirs = torch.randn(2, 2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    expected = 0.0
+    for image in range(2):
+        for i in range(3):
+            for j in range(3):
+                a = sum(ours[image, i, y, x] * ours[image, j, y, x] for y in range(4) for x in range(5)) / 60
+                b = sum(theirs[image, i, y, x] * theirs[image, j, y, x] for y in range(4) for x in range(5)) / 60
+                expected += float((a - b) ** 2) / 2
+    grams = [gram_matrix(ours)], [gram_matrix(theirs)]
+    assert float(gram_style_loss(*grams)) == pytest.approx(expected, rel=1e-5)
+    assert float(gram_style_loss(*grams, layer_weights=[2.0])) == pytest.approx(2 * expected, rel=1e-5)
+
+
+def test_style_loss_ignores_where_things_are() -> None:
+    feature_map = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    moved = feature_map.flatten(2)[:, :, torch.randperm(16)].view_as(feature_map)
+    assert float(gram_style_loss([gram_matrix(feature_map)], [gram_matrix(moved)])) == pytest.approx(0, abs=1e-10)
+
+
+def test_edge_loss_is_least_at_the_reference() -> None:
+    reference = torch.full((1, 2, 2), 0.3)
+    logit = math.log(0.3 / 0.7)
+    at = float(edge_loss(torch.full((1, 2, 2), logit), reference))
+    assert at == pytest.approx(-(0.3 * math.log(0.3) + 0.7 * math.log(0.7)), rel=1e-5)
+    assert at < float(edge_loss(torch.full((1, 2, 2), logit + 0.5), reference))
+
+
+@given(scores, scores)
+def test_discriminator_loss_equals_the_formula_of_the_paper(real: list[float], fake: list[float]) -> None:
+    expected = -np.mean(log_expit(np.array(real))) - np.mean(log_expit(-np.array(fake)))
+    found = float(discriminator_loss(torch.tensor(real), torch.tensor(fake)))
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_discriminator_loss_at_chance_is_two_log_two() -> None:
+    assert float(discriminator_loss(torch.zeros(4), torch.zeros(4))) == pytest.approx(2 * math.log(2))
+
+
+def test_discriminator_loss_is_finite_for_extreme_scores() -> None:
+    assert float(discriminator_loss(torch.tensor([-200.0]), torch.tensor([200.0]))) == pytest.approx(400.0)
+
+
+def test_generator_loss_rewards_higher_scores() -> None:
+    assert float(generator_loss(torch.tensor([1.0, 3.0]))) == -2.0
+
+
+def test_diffusion_loss_is_the_mean_squared_error() -> None:
+    assert float(diffusion_loss(torch.zeros(1, 1, 1, 2), torch.tensor([[[[1.0, 3.0]]]]))) == 5.0
