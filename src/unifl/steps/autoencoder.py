@@ -1,0 +1,66 @@
+"""Maintainers' stage: training images -> the embedded base model's autoencoder, with its reconstruction quality."""
+
+from pydantic import Field
+
+from unifl.core.settings import StepSettings
+from unifl.core.step import Metrics, Paths, StepContext, StepDefinition
+
+
+class AutoencoderSettings(StepSettings):
+    """Sizes of the training; see AutoencoderLoop in :mod:`unifl.diffusion.pretraining` for what is fixed."""
+
+    updates: int = Field(6000, ge=1)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    checkpoint_every: int = Field(500, ge=1, description="updates")
+    held_out: int = Field(500, ge=1, description="last images, never trained on, that measure PSNR")
+    seed: int = Field(0, ge=0)
+
+
+STEP = StepDefinition(
+    name="autoencoder",
+    summary="Train the embedded autoencoder (images to latents and back).",
+    inputs={"images": "folder of image shards, split train"},
+    outputs={"autoencoder": "diffusers AutoencoderTiny folder with loss curve and sample sheet"},
+    settings=AutoencoderSettings,
+)
+
+
+def run(inputs: Paths, outputs: Paths, settings: AutoencoderSettings, context: StepContext) -> Metrics:
+    """Train, set the scaling factor so that latents have deviation 1, and measure reconstruction on held-out images."""
+    import torch
+    from PIL import Image
+
+    from unifl.core.files import write_json_atomic
+    from unifl.data.contracts import open_images
+    from unifl.diffusion.embedded import Architecture, build_autoencoder
+    from unifl.diffusion.pretraining import (
+        AutoencoderLoop,
+        contact_sheet,
+        encode_all,
+        psnr,
+        reconstruct,
+        train_autoencoder,
+    )
+
+    images = open_images(inputs["images"])
+    pixels = images.pixels(images.split("train")["image_id"])
+    train, held_out = pixels[: -settings.held_out], pixels[-settings.held_out :]
+    torch.manual_seed(settings.seed)
+    loop = AutoencoderLoop(
+        updates=settings.updates,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        checkpoint_every=settings.checkpoint_every,
+        seed=settings.seed,
+    )
+    network, curve = train_autoencoder(build_autoencoder(Architecture()), train, loop, context.checkpoints)
+    deviation = float(encode_all(network, train[:4000]).std())
+    network.register_to_config(scaling_factor=1 / deviation)  # type: ignore[operator]
+    decoded = reconstruct(network, held_out)
+    folder = outputs["autoencoder"]
+    network.save_pretrained(folder, safe_serialization=True)  # type: ignore[operator]
+    write_json_atomic(folder / "curve.json", curve)
+    sheet = contact_sheet([held_out[:12], decoded[:12], held_out[12:24], decoded[12:24]])
+    Image.fromarray(sheet).save(folder / "reconstructions.png")
+    return {"psnr_db": psnr(held_out, decoded), "latent_deviation": deviation, "updates": settings.updates}
