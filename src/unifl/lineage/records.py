@@ -183,20 +183,26 @@ class Trace:
     records: Sequence[Record]
     release: bool = False
 
-    def producer(self, sha256: str | None) -> Record | None:
-        """The record that has a subject with this digest; the newest when several have."""
+    def producer(self, sha256: str | None, taker: Record | None = None) -> Record | None:
+        """The record that has a subject with this digest; the newest when several have.
+
+        A step that hands data through (resolve_data) has the same digest among its materials. Asked for where such a
+        step (`taker`) has it from, only records that made it anew answer.
+        """
         makers = [record for record in self.records if any(subject.sha256 == sha256 for subject in record.subjects)]
+        if taker is not None and taker in makers:
+            makers = [record for record in makers if all(material.sha256 != sha256 for material in record.materials)]
         return max(makers, key=lambda record: record.finished, default=None) if sha256 else None
 
     def records_nearest_first(self) -> list[Record]:
         """The records that lead to the model, breadth first from it, each once."""
-        queue: list[str | None] = [self.head.sha256]
+        queue: list[tuple[str | None, Record | None]] = [(self.head.sha256, None)]
         seen: list[Record] = []
         while queue:
-            record = self.producer(queue.pop(0))
+            record = self.producer(*queue.pop(0))
             if record is not None and record not in seen:
                 seen.append(record)
-                queue += [material.sha256 for material in record.materials]
+                queue += [(material.sha256, record) for material in record.materials]
         return seen
 
 

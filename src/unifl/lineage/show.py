@@ -3,6 +3,8 @@ the data."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree
@@ -22,26 +24,31 @@ def print_tree(trace: Trace, console: Console | None = None) -> None:
 
 
 def tree_of(trace: Trace) -> Tree:
-    """The rich tree; a material met before is shown without its own materials."""
+    """The rich tree; a record met before is named without its materials, one that hands data through shows just its
+    origin."""
     title = _resource_line(trace.head)
     if trace.release:
         title = f"[bold]release[/] {escape(str(trace.model))} holds {title}"
     tree = Tree(title)
-    _grow(tree, trace.head, trace, set())
+    _grow(tree, trace.head, None, trace, set())
     return tree
 
 
-def _grow(branch: Tree, resource: Resource, trace: Trace, seen: set[str]) -> None:
-    record = trace.producer(resource.sha256)
+def _grow(branch: Tree, resource: Resource, taker: Record | None, trace: Trace, seen: set[Path]) -> None:
+    record = trace.producer(resource.sha256, taker)
     if record is None:
         return
-    if resource.sha256 in seen:
-        branch.add("[dim](its origin is shown above)[/]")
+    origin = next((material for material in record.materials if material.sha256 == resource.sha256), None)
+    if origin is not None:
+        _grow(branch.add(_record_line(record)).add(_resource_line(origin)), origin, record, trace, seen)
         return
-    seen.add(str(resource.sha256))
+    if record.file in seen:
+        branch.add(f"[dim]made by {escape(record.step)}, shown above[/]")
+        return
+    seen.add(record.file)
     step = branch.add(_record_line(record))
     for material in record.materials:
-        _grow(step.add(_resource_line(material)), material, trace, seen)
+        _grow(step.add(_resource_line(material)), material, record, trace, seen)
 
 
 def _resource_line(resource: Resource) -> str:

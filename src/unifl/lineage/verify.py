@@ -50,8 +50,14 @@ def verify_model(model: Path, extra: Iterable[Path] = ()) -> list[Check]:
             checks.append(_digest_check(f"{record.step} made {subject.name}", subject, record, digests))
         for material in record.materials:
             checks.append(_digest_check(f"{record.step} took {material.name}", material, record, digests))
-            checks += _link_checks(material, record, traced)
+            checks += _origin_checks(material, record, traced)
     return checks
+
+
+def link_checks(traced: Trace) -> list[Check]:
+    """Only the links between records, without reading any artifact: what a step took, another one made."""
+    records = traced.records_nearest_first()
+    return [check for record in records for item in record.materials for check in _origin_checks(item, record, traced)]
 
 
 def print_checks(checks: Sequence[Check], console: Console | None = None) -> None:
@@ -86,14 +92,14 @@ def _digest_check(link: str, resource: Resource, record: Record, digests: dict[P
     return Check(link, str(path), f"{changed} (recorded {resource.sha256[:12]}…, found {digests[real][:12]}…)")
 
 
-def _link_checks(material: Resource, record: Record, traced: Trace) -> list[Check]:
+def _origin_checks(material: Resource, record: Record, traced: Trace) -> list[Check]:
     """A material that only a step can have made must be the subject of a record."""
     if not any(
         material.name == name or (name.endswith("_") and material.name.startswith(name)) for name in MADE_BY_STEPS
     ):
         return []
     link = f"{material.name} of {record.step} has a record"
-    if traced.producer(material.sha256) is not None:
+    if traced.producer(material.sha256, record) is not None:
         return [Check(link, material.uri, "ok")]
     given = {other.sha256 for each in traced.records for other in each.materials if other.name == "base_model"}
     if material.sha256 in given:
