@@ -9,6 +9,8 @@ from pathlib import Path
 import click
 
 COMPILED = Path(__file__).parent / "compiled"
+LOG_WIDTH = 140
+"""Columns of the table where there is no terminal to ask."""
 
 
 @click.group(context_settings={"max_content_width": 120})
@@ -28,7 +30,8 @@ def run(preset: str, overrides: tuple[str, ...]) -> None:
     from pipelines.local_run import run
 
     # The tasks' own output goes through a log; what a person sees is written to the stream that is standard output now.
-    sys.exit(run(preset, overrides, Console(file=sys.stdout)))
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else LOG_WIDTH)
+    sys.exit(run(preset, overrides, console))
 
 
 @commands.command("compile")

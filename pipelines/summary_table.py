@@ -30,7 +30,7 @@ def print_summary(summary: Mapping[str, Any], report: Path, console: Console) ->
         )
     console.print(table)
     ran = [step for step in steps if not step["cached"]]
-    if steps and not ran:
+    if not ran and not summary["error"]:
         console.print("Every step was cached: nothing in settings, data or code has changed.")
     else:
         cpu = sum(step["cpu_seconds"] or 0 for step in ran)

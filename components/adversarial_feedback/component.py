@@ -23,7 +23,7 @@ def adversarial_feedback(
 ):
     """Tune the model for few steps, with the detail reward model as moving discriminator.
 
-    Adversarial feedback learning, arXiv 2404.05595 3.4; stage 2.
+    Adversarial feedback learning, arXiv 2404.05595 3.3; stage 2.
     """
     from unifl.core.task import run_task
 

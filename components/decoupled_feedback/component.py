@@ -22,7 +22,7 @@ def decoupled_feedback(
 ):
     """Tune the model with the four reward models as hinges, from pure noise.
 
-    Decoupled aesthetic feedback, arXiv 2404.05595 3.3; the second half of stage 1.
+    Decoupled aesthetic feedback, arXiv 2404.05595 3.2; the second half of stage 1.
     """
     from unifl.core.task import run_task
 

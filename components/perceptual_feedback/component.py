@@ -18,7 +18,7 @@ def perceptual_feedback(
 ):
     """Tune the base model with structure and style feedback from frozen perception models.
 
-    Perceptual feedback learning (PeFL), arXiv 2404.05595 3.2; the first half of stage 1.
+    Perceptual feedback learning (PeFL), arXiv 2404.05595 3.1; the first half of stage 1.
     """
     from unifl.core.task import run_task
 

@@ -21,7 +21,7 @@ def resolve_data(
 ):
     """Fetch the run's inputs from a DVC repository at a revision and check their digests.
 
-    arXiv 2404.05595 needs images with masks and styles (3.2), preference pairs an axis (3.3) and prompts.
+    arXiv 2404.05595 needs images with masks and styles (3.1), prompts and preference pairs an axis (3.2).
     Revision and digests are resolved before submission, so a cached run stays true to its parameters.
     """
     from unifl.core.task import run_task

@@ -17,7 +17,7 @@ def reward_model(
 ):
     """Train the reward model of one axis on its preference pairs (Bradley-Terry) and set its hinge alpha.
 
-    Decoupled feedback learning, arXiv 2404.05595 3.3. The axis is in the settings.
+    Decoupled feedback learning, arXiv 2404.05595 3.2. The axis is in the settings.
     """
     from unifl.core.task import run_task
 

@@ -1,0 +1,54 @@
+"""Every component says the same as its step, imports nothing heavy, and has the README that its source generates."""
+
+import ast
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import components
+from components.readme import FOLDER, component_names, outdated
+from unifl.core.step import step_definition
+
+COMMON_INPUTS = {"settings", "code_version"}
+COMMON_OUTPUTS = {"metrics", "record"}
+
+pytestmark = pytest.mark.integration
+
+
+def spec(name: str) -> Any:
+    return getattr(importlib.import_module(f"components.{name}.component"), name).component_spec
+
+
+@pytest.mark.parametrize("name", component_names())
+def test_component_takes_and_gives_what_its_step_does(name: str) -> None:
+    step = step_definition(name)
+    assert set(spec(name).inputs) == set(step.inputs) | COMMON_INPUTS
+    assert set(spec(name).outputs) == set(step.outputs) | COMMON_OUTPUTS
+
+
+@pytest.mark.parametrize("name", component_names())
+def test_component_imports_only_kfp_and_the_standard_library_at_the_top(name: str) -> None:
+    tree = ast.parse((FOLDER / name / "component.py").read_text(encoding="utf-8"))
+    imported = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
+    imported |= {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+    roots = {module.split(".")[0] for module in imported if module}
+    assert roots <= {"kfp", "components", *sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize("name", component_names())
+def test_component_installs_nothing_at_run_time(name: str) -> None:
+    container = spec(name).implementation.container
+    assert "pip install" not in " ".join([*container.command, *container.args])
+
+
+def test_readmes_are_what_the_components_generate() -> None:
+    assert not [str(file) for file in outdated()], "run `python -m components.readme`"
+
+
+def test_an_unpublished_image_is_named_by_tag_and_a_published_one_by_digest(tmp_path: Path) -> None:
+    assert components.image("cpu").partition("@sha256:")[0].split(":")[0].endswith("python-cpu")
+    with pytest.raises(KeyError):
+        components.image("no-such-image")

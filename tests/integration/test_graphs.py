@@ -1,0 +1,81 @@
+"""The DAG in its two spellings, Kubeflow's and DVC's, and the files that are generated from it."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.compiling import compile_all
+from pipelines.settings import TASKS
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPILED = ROOT / "pipelines" / "compiled" / "feedback_learning.yaml"
+ONLY_KUBEFLOW = {"resolve_data", "publish"}
+
+pytestmark = pytest.mark.integration
+
+
+def kubeflow_edges() -> set[tuple[str, str]]:
+    """(upstream, downstream) of the compiled pipeline, by the tasks' names in the DAG."""
+    tasks = next(yaml.safe_load_all(COMPILED.read_text(encoding="utf-8")))["root"]["dag"]["tasks"]
+    named = {key: task["taskInfo"]["name"] for key, task in tasks.items()}
+    edges = set()
+    for key, task in tasks.items():
+        artifacts = task["inputs"].get("artifacts", {}).values()
+        upstream = {artifact["taskOutputArtifact"]["producerTask"] for artifact in artifacts}
+        edges |= {(named[other], named[key]) for other in upstream | set(task.get("dependentTasks", []))}
+    return edges
+
+
+def dvc_edges() -> tuple[set[str], set[tuple[str, str]]]:
+    """Stages of dvc.yaml and (upstream, downstream) between them."""
+    from dvc.repo import Repo
+
+    with Repo(str(ROOT)) as repo:
+        graph = repo.index.graph
+        stages = {
+            stage: stage.addressing.replace("@", "_") for stage in graph if not stage.addressing.startswith("data/")
+        }
+        edges = {(stages[up], stages[down]) for down, up in graph.edges if up in stages and down in stages}
+        return set(stages.values()), edges
+
+
+def test_kubeflow_and_dvc_have_the_same_steps_and_edges() -> None:
+    stages, edges = dvc_edges()
+    assert stages == set(TASKS) - ONLY_KUBEFLOW
+    assert edges == {edge for edge in kubeflow_edges() if not ONLY_KUBEFLOW & set(edge)}
+
+
+def test_every_task_of_the_dag_has_a_place_in_the_table_of_tasks() -> None:
+    assert {name for edge in kubeflow_edges() for name in edge} == set(TASKS)
+
+
+def test_committed_pipelines_are_what_the_source_compiles_to(tmp_path: Path) -> None:
+    compiled = compile_all(tmp_path)
+    committed = {file.name: file.read_text(encoding="utf-8") for file in COMPILED.parent.glob("*.yaml")}
+    assert {file.name: file.read_text(encoding="utf-8") for file in compiled} == committed, (
+        "run `python -m pipelines compile`"
+    )
+
+
+def test_compiling_takes_less_than_four_cpu_seconds(tmp_path: Path) -> None:
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-m", "pipelines", "compile", "--out", str(tmp_path)], cwd=ROOT, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert cpu < 4, f"{cpu:.1f} CPU s, {time.monotonic() - started:.1f} s"
+
+
+def test_presets_name_the_steps_that_dvc_reads_from_them() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"].values()
+    for stage in (stage.get("do", stage) for stage in stages):
+        for entry in stage["params"]:
+            for file, names in entry.items():
+                preset = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))
+                assert set(names) <= set(preset), file
