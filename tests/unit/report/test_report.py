@@ -1,0 +1,269 @@
+"""The run's report is one file that needs no other, shows every part of the run, and says what is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tests.unit.report.finished_run import AXES, PROMPTS, write_finished_run
+from unifl.core.errors import DataContractError
+from unifl.report import evaluation_page, write_report
+from unifl.report.run_folder import Missing, read_json_lines
+
+FIVE_MEGABYTES = 5 * 2**20
+SECTIONS = ("result", "pictures", "metrics", "tuning", "rewards", "prompts", "data", "steps", "lineage")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_finished_run(tmp_path_factory.mktemp("runs") / "finished")
+
+
+@pytest.fixture(scope="module")
+def page(finished: Path) -> str:
+    return write_report(finished).read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run that a test may damage."""
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+class Document(HTMLParser):
+    """Collects what the tests ask for: tags with attributes, ids, text, and tags that were never closed."""
+
+    VOID = frozenset({"meta", "link", "img", "br", "path", "use", "rect", "circle", "input"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.misnested: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.VOID:
+            return
+        if not self.open or self.open.pop() != tag:
+            self.misnested.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def all(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+def section(page: str, name: str) -> str:
+    found = re.search(rf'<section id="{name}">.*?</section>', page, re.DOTALL)
+    assert found, f"the page has no section {name}"
+    return Document(found.group(0)).words
+
+
+def test_report_is_one_small_file(finished: Path, page: str) -> None:
+    assert len(page.encode()) <= FIVE_MEGABYTES
+    assert [file.name for file in finished.glob("report*")] == ["report.html"]
+
+
+def test_report_needs_nothing_from_outside(page: str) -> None:
+    document = Document(page)
+    assert not document.all("script")
+    addresses = [attributes.get("src") or attributes.get("href") or "" for _, attributes in document.tags]
+    assert not [address for address in addresses if re.match(r"(https?:)?//", address)]
+    assert "@import" not in page
+    assert not re.findall(r"url\((?!#)", page)
+
+
+def test_tags_are_nested_and_ids_unique(page: str) -> None:
+    document = Document(page)
+    assert not document.misnested
+    assert not document.open
+    ids = [str(attributes["id"]) for _, attributes in document.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_every_reference_inside_the_page_has_its_target(page: str) -> None:
+    ids = {str(attributes["id"]) for _, attributes in Document(page).tags if "id" in attributes}
+    references = set(re.findall(r'href="#([^"]+)"', page)) | set(re.findall(r"url\(#([^)]+)\)", page))
+    assert references <= ids
+
+
+def test_same_run_gives_the_same_bytes(finished: Path, page: str) -> None:
+    assert write_report(finished).read_text(encoding="utf-8") == page
+
+
+def test_headline_comes_first_and_in_words(page: str) -> None:
+    assert section(page, "result").startswith("Result Stage 2 at 4 steps beats the base at 4 steps.")
+
+
+def test_every_picture_and_figure_has_a_description(page: str) -> None:
+    document = Document(page)
+    assert all(attributes.get("alt") for attributes in document.all("img"))
+    figures = document.all("svg")
+    assert len(figures) >= 1 + 3 + len(AXES) + 1
+    assert all(attributes.get("role") == "img" and attributes.get("aria-label") for attributes in figures)
+
+
+def test_pictures_show_the_four_samplers_over_the_same_prompts(page: str) -> None:
+    words = section(page, "pictures")
+    rows = ("Base 20 steps", "Base 4 steps", "Stage 1 20 steps", "Stage 2 4 steps")
+    assert [words.index(row) for row in rows] == sorted(words.index(row) for row in rows)
+    assert all(prompt in words for prompt, *_ in PROMPTS)
+    assert len(re.findall(r'<td class="picture"><img', page)) == len(rows) * len(PROMPTS)
+
+
+def test_table_headers_say_what_they_head(page: str) -> None:
+    assert all(attributes.get("scope") in ("col", "row") for attributes in Document(page).all("th"))
+
+
+def test_metrics_table_holds_intervals_and_the_autoencoder_floor(page: str) -> None:
+    words = section(page, "metrics")
+    assert "47.8 45.9 to 49.7" in words
+    assert "Autoencoder floor 5.30 4.90 to 5.70" in words
+
+
+def test_steps_table_shows_updates_cost_cache_and_record(page: str) -> None:
+    words = section(page, "steps")
+    assert "adversarial_feedback ran 120 4 min 04 s" in words
+    assert "validate_data cached" in words
+    assert 'href="records/adversarial_feedback.json"' in page
+
+
+def test_rewards_show_alpha_with_interval_for_every_axis(page: str) -> None:
+    words = section(page, "rewards")
+    assert all(axis.capitalize() in words for axis in AXES)
+    assert words.count("α = ") == len(AXES)
+
+
+def test_prompts_show_ans_before_and_after(page: str) -> None:
+    assert "0.943 → 0.742" in section(page, "prompts")
+
+
+def test_data_states_licences_and_attribution(page: str) -> None:
+    words = section(page, "data")
+    assert "CC-BY-4.0" in words
+    assert "The authors of the twemoji icon set" in words
+
+
+def test_lineage_gives_the_digest_of_the_tuned_model(finished: Path, page: str) -> None:
+    record = json.loads((finished / "records" / "adversarial_feedback.json").read_text(encoding="utf-8"))
+    assert record["subject"][0]["digest"]["sha256"] in section(page, "lineage")
+
+
+GONE = {
+    "outputs/evaluation.json": ("result", "not at outputs/evaluation.json any more"),
+    "outputs/samples/samples.json": ("pictures", "samples.json cannot be read"),
+    "outputs/adversarial_feedback/training.jsonl": ("tuning", "training.jsonl cannot be read"),
+    "outputs/reward_model_color/config.json": ("rewards", "config.json cannot be read"),
+    "outputs/curation.json": ("prompts", "not at outputs/curation.json any more"),
+    "outputs/images/images-00000.parquet": ("data", "there is no images-*.parquet shard"),
+    "records/evaluation.json": ("lineage", "the record can't be read"),
+}
+
+
+def test_missing_files_are_said_in_their_sections(run: Path, page: str) -> None:
+    for file in GONE:
+        (run / file).unlink()
+    damaged = write_report(run).read_text(encoding="utf-8")
+    for name, words in GONE.values():
+        assert words in section(damaged, name)
+        assert words not in section(page, name)
+
+
+def test_intact_parts_of_a_damaged_run_are_still_shown(run: Path) -> None:
+    (run / "outputs" / "reward_model_color" / "config.json").unlink()
+    words = section(write_report(run).read_text(encoding="utf-8"), "rewards")
+    assert words.count("α = ") == len(AXES) - 1
+
+
+def test_run_that_stopped_at_its_first_step_still_gets_a_page(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    summary["steps"] = summary["steps"][:1]
+    (run / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "The step evaluation has not run" in section(page, "result")
+    assert section(page, "tuning").count("has not run") == 3
+
+
+def test_failed_run_says_so_first(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    summary |= {"error": "reward_model: the loss is nan; remedy: lower learning_rate", "steps": summary["steps"][:2]}
+    summary["steps"][1]["outcome"] = "failed"
+    (run / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    page = write_report(run).read_text(encoding="utf-8")
+    assert section(page, "result").startswith("Result The run stopped. reward_model: the loss is nan")
+    assert "validate_data failed" in section(page, "steps")
+
+
+def test_curve_file_cut_short_by_a_kill_is_read_without_its_last_line(finished: Path, tmp_path: Path) -> None:
+    whole = (finished / "outputs" / "adversarial_feedback" / "training.jsonl").read_text(encoding="utf-8")
+    (tmp_path / "training.jsonl").write_text(whole[:-20], encoding="utf-8")
+    updates = read_json_lines(tmp_path / "training.jsonl")
+    assert not isinstance(updates, Missing)
+    assert updates[-1]["update"] == 119
+
+
+def test_prompt_with_markup_is_shown_as_text(run: Path) -> None:
+    listing = run / "outputs" / "samples" / "samples.json"
+    described = json.loads(listing.read_text(encoding="utf-8"))
+    described["prompts"][0] = '<script>alert(1)</script> & "quotes"'
+    listing.write_text(json.dumps(described), encoding="utf-8")
+    page = evaluation_page(json.loads((run / "outputs" / "evaluation.json").read_text("utf-8")), listing.parent)
+    assert "<script" not in page
+    assert "<script>alert(1)</script>" in section(page, "pictures")
+
+
+def test_folder_without_summary_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(DataContractError, match=r"summary\.json.*remedy: finish a run"):
+        write_report(tmp_path)
+
+
+def test_evaluation_page_stands_alone(finished: Path) -> None:
+    described = json.loads((finished / "outputs" / "evaluation.json").read_text(encoding="utf-8"))
+    page = evaluation_page(described, finished / "outputs" / "samples")
+    document = Document(page)
+    assert not document.misnested
+    assert "Stage 2 at 4 steps beats the base at 4 steps." in document.words
+    assert len(page.encode()) <= FIVE_MEGABYTES
+
+
+def _luminance(colour: str) -> float:
+    channels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [value / 12.92 if value <= 0.03928 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _contrast(one: str, other: str) -> float:
+    light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark", "print"])
+def test_text_and_lines_have_enough_contrast(page: str, theme: str) -> None:
+    """WCAG 2.2: 4.5 for text, 3 for graphics that carry meaning."""
+    blocks = re.findall(r":root \{(.*?)\}", page, re.DOTALL)
+    colours = dict(re.findall(r"--(\w[\w-]*): (#[0-9a-f]{6})", blocks[["light", "dark", "print"].index(theme)]))
+    for text in ("ink", "muted", "link", "good", "bad", "open"):
+        for ground in ("paper", "panel"):
+            assert _contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+    for outcome in ("good", "bad", "open"):
+        assert _contrast(colours[outcome], colours[f"{outcome}-panel"]) >= 4.5, outcome
+    for line in ("base", "stage1", "stage2", *AXES, "kept"):
+        assert _contrast(colours[line], colours["paper"]) >= 3, line
