@@ -1,7 +1,7 @@
 """Batches for feedback learning, each a function of its number alone: the data position of a resumed run is a count.
 
-Images with captions and masks feed perceptual and adversarial feedback (arXiv 2404.05595 sections 3.1 and 3.3), curated
-prompts feed decoupled feedback (section 3.2).
+Images with captions and masks feed perceptual and adversarial feedback (arXiv 2404.05595 §3.1, §3.3), curated
+prompts feed decoupled feedback (§3.2).
 """
 
 from __future__ import annotations

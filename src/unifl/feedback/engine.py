@@ -1,6 +1,6 @@
 """The feedback engine: weighted objectives summed into updates of the UNet, the same for every kind of feedback.
 
-arXiv 2404.05595 section 3 gives the sums (L1 = L_pefl + L_aes, L2 = L_G + L_D + L_aes); the engine adds what any of
+arXiv 2404.05595 §3 gives the sums (L1 = L_pefl + L_aes, L2 = L_G + L_D + L_aes); the engine adds what any of
 them needs: warm-up, accumulation, clipping, averaging, exact resume, a log line an update, and refusal of
 numbers that are not finite.
 """

@@ -1,6 +1,6 @@
 """Every loss of feedback learning as a pure function of tensors, apart from the loops that use it.
 
-Perceptual, decoupled and adversarial losses are those of arXiv 2404.05595 (sections 3.1, 3.2 and 3.3).
+Perceptual, decoupled and adversarial losses are those of arXiv 2404.05595 (§3.1, §3.2 and §3.3).
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ def edge_loss(logits: Tensor, reference: Tensor) -> Tensor:
 
 
 def generator_loss(fake_scores: Tensor) -> Tensor:
-    """L_G = E[-r_a(x'_0)] (section 3.3). ``fake_scores`` [N] of images whose graph leads to the diffusion model."""
+    """L_G = E[-r_a(x'_0)] (§3.3). ``fake_scores`` [N] of images whose graph leads to the diffusion model."""
     return -fake_scores.mean()
 
 
 def discriminator_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
-    """L_D = -E[log sigmoid(r_a(x_0)) + log(1 - sigmoid(r_a(x'_0)))] (section 3.3); 2 log 2 = 1.386 is chance."""
+    """L_D = -E[log sigmoid(r_a(x_0)) + log(1 - sigmoid(r_a(x'_0)))] (§3.3); 2 log 2 = 1.386 is chance."""
     return F.softplus(-real_scores).mean() + F.softplus(fake_scores).mean()
 
 

@@ -6,9 +6,9 @@ ReFL (ImageReward, arXiv 2304.05977) and ByteEdit (arXiv 2404.04860).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from unifl.core.settings import StepSettings
 from unifl.data.vocabulary import AXES
@@ -34,7 +34,7 @@ class EngineSettings(StepSettings):
         "(diffusers' EMAModel); ByteEdit's value. 0 saves the last weights.",
     )
     lora_rank: int = Field(0, ge=0, description="0 tunes all weights of the UNet; else the rank of LoRA on attention.")
-    steps: int = Field(20, ge=1, le=1000, description="DDIM steps of a trajectory (paper, section 5.1).")
+    steps: int = Field(20, ge=1, le=1000, description="DDIM steps of a trajectory (paper, section on implementation).")
     spacing: Literal["trailing", "leading", "linspace"] = Field(
         "trailing", description="Timestep spacing; trailing starts at pure noise (arXiv 2305.08891)."
     )
@@ -51,25 +51,33 @@ class EngineSettings(StepSettings):
 
 
 class AestheticSettings(EngineSettings):
-    """The decoupled aesthetic term L_aes, which stage 1 and stage 2 share (sections 3.2 and 3.3)."""
+    """The decoupled aesthetic term L_aes, which stage 1 and stage 2 share (§3.2, §3.3)."""
 
     lambda_aesthetic: float = Field(1.0, ge=0, description="Weight of the sum of hinges; the paper gives none.")
     lambda_color: float = Field(1.0, ge=0, description="Weight of the axis in the sum; the paper adds them plainly.")
     lambda_layout: float = Field(1.0, ge=0, description="As lambda_color.")
     lambda_lighting: float = Field(1.0, ge=0, description="As lambda_color.")
     lambda_detail: float = Field(1.0, ge=0, description="As lambda_color.")
-    alpha_offset_color: float = Field(0.0, description="Added to the reward model's alpha (mean preferred score).")
+    alpha_offset_color: float = Field(
+        0.0,
+        description="Added to the reward model's alpha, in standard deviations of its scores. The step reward_model "
+        "has lowered the alpha of detail already (paper, ablation of alpha: high values add noise).",
+    )
     alpha_offset_layout: float = Field(0.0, description="As alpha_offset_color.")
     alpha_offset_lighting: float = Field(0.0, description="As alpha_offset_color.")
-    alpha_offset_detail: float = Field(
-        -0.5, description="Detail does better below its mean (paper, ablation of alpha: high values add noise)."
-    )
+    alpha_offset_detail: float = Field(0.0, description="As alpha_offset_color.")
     aesthetic_last_stop: int = Field(
         5,
         ge=0,
         description="The optimised step of L_aes is drawn from 0 to this index, 0 being the last of sampling; "
         "the last quarter, as ReFL's last 10 of 40 steps.",
     )
+
+    @model_validator(mode="after")
+    def _aesthetic_steps_fit(self) -> Self:
+        if self.aesthetic_last_stop >= self.steps:
+            raise ValueError(f"aesthetic_last_stop {self.aesthetic_last_stop} is not below steps {self.steps}")
+        return self
 
     def axis_weights(self) -> dict[str, float]:
         """Weight of each axis whose weight is not zero."""

@@ -54,19 +54,25 @@ class Trajectory:
 
 
 def start_from_noise(adapter: DiffusionAdapter, count: int, steps: int, generator: torch.Generator) -> Start:
-    """Pure noise, as in sampling: decoupled feedback starts here (section 3.2)."""
+    """Pure noise, as in sampling: decoupled feedback starts here (§3.2)."""
     noise = torch.randn((count, *adapter.latent_shape), generator=generator)
     return Start(noise.to(adapter.device), steps - 1)
 
 
 def start_from_image(
-    adapter: DiffusionAdapter, images: Tensor, index: int, table: StepTable, generator: torch.Generator
+    adapter: DiffusionAdapter, images: Tensor, step: int, table: StepTable, generator: torch.Generator
 ) -> Start:
-    """Latents of real ``images`` [N, 3, H, W] in [0, 1] with the noise of step ``index`` added (section 3.1)."""
-    latents = adapter.encode_image(images, generator)
+    """Latents of real ``images`` [N, 3, H, W] in [0, 1], noised to step index ``step`` (§3.1)."""
+    return start_from_latents(adapter, adapter.encode_image(images, generator), step, table, generator)
+
+
+def start_from_latents(
+    adapter: DiffusionAdapter, latents: Tensor, step: int, table: StepTable, generator: torch.Generator
+) -> Start:
+    """Clean ``latents`` [N, C, h, w] with the noise of step index ``step`` added."""
     noise = torch.randn(latents.shape, generator=generator).to(adapter.device)
-    timesteps = table.timesteps[index].expand(len(latents))
-    return Start(adapter.add_noise(latents, noise, timesteps), index)
+    timesteps = table.timesteps[step].expand(len(latents))
+    return Start(adapter.add_noise(latents, noise, timesteps), step)
 
 
 def denoise_with_gradient(

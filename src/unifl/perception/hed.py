@@ -1,6 +1,6 @@
 """Holistically-nested edge detection (Xie and Tu, arXiv 1504.06375): edges of an image, differentiable.
 
-Edges are one of the further feedbacks that arXiv 2404.05595 section 3.1 names; the weights are frozen.
+Edges are one of the further feedbacks that arXiv 2404.05595 §3.1 names; the weights are frozen.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""VGG-16's convolutions and the Gram matrices of style feedback (arXiv 2404.05595 section 3.1, "style").
+"""VGG-16's convolutions and the Gram matrices of style feedback (arXiv 2404.05595 §3.1, "style").
 
 The weights come from a packaged edge detector whose trunk stayed within five per cent of ImageNet's VGG-16. Everything
 is differentiable with respect to the image; the weights are frozen.

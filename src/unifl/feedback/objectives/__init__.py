@@ -1,6 +1,6 @@
 """Feedback objectives, one file each: ``Objective(adapter, batch, generator) -> loss, logs``.
 
-An update of the engine sums weighted objectives, each with its own start and batches (arXiv 2404.05595 section 3: L1
+An update of the engine sums weighted objectives, each with its own start and batches (arXiv 2404.05595 §3: L1
 and L2 are such sums). A new feedback is one more file here.
 """
 

@@ -1,4 +1,4 @@
-"""Decoupled feedback learning (arXiv 2404.05595 section 3.2): one hinge an aesthetic axis, from pure noise.
+"""Decoupled feedback learning (arXiv 2404.05595 §3.2): one hinge an aesthetic axis, from pure noise.
 
 L_aes = sum over axes of E ReLU(alpha_d - r_d(x', c)), with four reward models on a shared trunk and one decode.
 """
@@ -6,7 +6,6 @@ L_aes = sum over axes of E ReLU(alpha_d - r_d(x', c)), with four reward models o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,16 +17,14 @@ from unifl.feedback.losses import decoupled_hinge
 from unifl.feedback.objectives import Logs, Objective
 from unifl.feedback.trajectory import Trajectory, denoise_with_gradient, start_from_noise
 from unifl.perception.minilm import SentenceEncoder
-
-if TYPE_CHECKING:
-    from unifl.rewards.model import RewardModel
+from unifl.rewards.model import RewardModel, score_all
 
 
 class SentenceFeatures:
     """Sentence features [N, 384] of prompts for reward models, each distinct prompt encoded once."""
 
-    def __init__(self, encoder: SentenceEncoder | None = None) -> None:
-        self._encoder = encoder or SentenceEncoder()
+    def __init__(self, encoder: SentenceEncoder) -> None:
+        self._encoder = encoder
         self._cache: dict[str, Tensor] = {}
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
@@ -39,7 +36,8 @@ class SentenceFeatures:
 
 
 class DecoupledObjective(Objective):
-    """The aesthetic term. ``alphas`` and ``weights`` map the axes of ``rewards`` to their hinge and their weight.
+    """The aesthetic term. ``weights`` maps axes of ``rewards`` to their weight, ``alpha_offsets`` to what is added to
+    the alpha that a reward model brings.
 
     Raises SettingsError without any axis of weight above 0.
     """
@@ -49,8 +47,8 @@ class DecoupledObjective(Objective):
     def __init__(
         self,
         rewards: Mapping[str, RewardModel],
-        alphas: Mapping[str, float],
         weights: Mapping[str, float],
+        alpha_offsets: Mapping[str, float],
         trajectory: Trajectory,
         features: SentenceFeatures,
     ) -> None:
@@ -61,7 +59,7 @@ class DecoupledObjective(Objective):
                 remedy="set lambda_color, lambda_layout, lambda_lighting or lambda_detail above 0",
             )
         self.rewards = {axis: rewards[axis] for axis in axes}
-        self.alphas = {axis: alphas[axis] for axis in axes}
+        self.alphas = {axis: rewards[axis].config.alpha + alpha_offsets[axis] for axis in axes}
         self.weights = {axis: weights[axis] for axis in axes}
         self.trajectory = trajectory
         self.features = features
@@ -81,8 +79,7 @@ class DecoupledObjective(Objective):
 
     def scores(self, images: Tensor, captions: Sequence[str]) -> dict[str, Tensor]:
         """Score [N] of every axis; the trunk runs once for all of them."""
-        from unifl.rewards.model import score_all
-
-        features = self.features(captions).to(images.device)
+        reads_text = any(reward.config.text for reward in self.rewards.values())
+        features = self.features(captions).to(images.device) if reads_text else None
         scored = score_all(list(self.rewards.values()), images, features)
         return dict(zip(self.rewards, scored, strict=True))

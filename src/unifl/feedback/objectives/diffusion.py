@@ -1,6 +1,6 @@
 """The plain diffusion loss on real images: plain fine-tuning, and the term ReFL adds beside its reward.
 
-It is the baseline arXiv 2404.05595 compares PeFL's style response with (section 5.2).
+It is the baseline arXiv 2404.05595 compares PeFL's style response with (its table of style response rates).
 """
 
 from __future__ import annotations

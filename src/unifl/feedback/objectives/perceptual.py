@@ -1,4 +1,4 @@
-"""Perceptual feedback learning (PeFL, arXiv 2404.05595 section 3.1): structure, style and edges on one shared decode.
+"""Perceptual feedback learning (PeFL, arXiv 2404.05595 §3.1): structure, style and edges on one shared decode.
 
 A real image is noised to step T_a = 10 of 20, denoised without a graph to a random late step, and the clean image
 predicted there is compared, by frozen perception models, with what the real image is known to hold.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from unifl.core.errors import SettingsError
+from unifl.core.errors import DataContractError, SettingsError
+from unifl.data.contracts import ImageTable
 from unifl.diffusion.adapter import DiffusionAdapter
 from unifl.feedback.batches import Batch
 from unifl.feedback.losses import edge_loss, gram_style_loss
@@ -21,6 +23,7 @@ from unifl.feedback.objectives import Logs, Objective
 from unifl.feedback.trajectory import Trajectory, denoise_with_gradient, start_from_image
 from unifl.perception.hed import HED
 from unifl.perception.segmenter import Segmenter, structure_loss
+from unifl.perception.segmenter import load as load_segmenter
 from unifl.perception.vgg import VGG16Gram
 
 
@@ -117,3 +120,43 @@ class PerceptualObjective(Objective):
             total = total + one.weight * term
             logs[one.feedback.name] = float(term.detach())
         return total, logs
+
+
+def perceptual_feedbacks(
+    images: ImageTable,
+    segmenter_folder: Path,
+    device: torch.device,
+    *,
+    structure: float,
+    style: float,
+    edges: float,
+    style_layer_weights: Sequence[float],
+) -> list[WeightedFeedback]:
+    """The feedbacks whose weight is above 0, with their perception models loaded.
+
+    Raises ModelLoadError for a model that cannot be loaded, DataContractError for a concept the segmenter lacks.
+    """
+    feedbacks: list[WeightedFeedback] = []
+    if structure > 0:
+        segmenter = load_segmenter(segmenter_folder, device)
+        _require_known_concepts(images, segmenter, segmenter_folder)
+        feedbacks.append(WeightedFeedback(StructureFeedback(segmenter), structure))
+    if style > 0:
+        feedbacks.append(WeightedFeedback(StyleFeedback(VGG16Gram().to(device), style_layer_weights), style))
+    if edges > 0:
+        feedbacks.append(WeightedFeedback(EdgeFeedback(HED().to(device)), edges))
+    return feedbacks
+
+
+def _require_known_concepts(images: ImageTable, segmenter: Segmenter, folder: Path) -> None:
+    known = set(segmenter.concepts)
+    for row, concepts in enumerate(images.frame["concepts"]):
+        unknown = [concept for concept in concepts if concept not in known]
+        if unknown:
+            raise DataContractError(
+                f"the segmenter knows no concept {unknown[0]!r}",
+                file=images.folder,
+                row=row,
+                expected=f"one of the {len(known)} concepts of {folder}",
+                remedy="train the segmenter on these images, or set lambda_structure to 0",
+            )

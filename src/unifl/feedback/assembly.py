@@ -1,0 +1,117 @@
+"""What the three tuning steps share: opening models, the aesthetic term, running the engine, writing the result.
+
+Stage 1 is perceptual and decoupled feedback, stage 2 adversarial feedback with the aesthetic term kept (arXiv
+2404.05595 §3). Steps say which terms they sum; everything else is here once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from unifl.core.errors import ModelLoadError
+from unifl.core.step import Metrics, Paths, StepContext
+from unifl.data.contracts import ImageTable, read_prompts
+from unifl.data.vocabulary import AXES
+from unifl.diffusion.adapter import DiffusionAdapter
+from unifl.feedback.batches import ImageBatches, PromptBatches
+from unifl.feedback.engine import FeedbackEngine, Term
+from unifl.feedback.objectives.decoupled import DecoupledObjective, SentenceFeatures
+from unifl.feedback.objectives.diffusion import DiffusionObjective
+from unifl.feedback.parameters import check_tuned_on, save_tuned_model
+from unifl.feedback.settings import AestheticSettings, EngineSettings
+from unifl.feedback.trajectory import Trajectory
+from unifl.rewards.model import RewardModel, sentence_encoder
+
+
+def device() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def open_model(base: Path, tuned: Path | None = None) -> DiffusionAdapter:
+    """The base model, with the UNet of ``tuned`` if given. Raises ModelLoadError when that belongs to another base."""
+    if tuned is not None:
+        check_tuned_on(base, tuned)
+    return DiffusionAdapter.load(base, tuned, device())
+
+
+def open_rewards(inputs: Paths) -> dict[str, RewardModel]:
+    """The reward model of each axis from the inputs ``reward_<axis>``, on one shared trunk.
+
+    Raises ModelLoadError when one is of another axis than its input says.
+    """
+    rewards = {}
+    for axis in AXES:
+        folder = inputs[f"reward_{axis}"]
+        rewards[axis] = RewardModel.load(folder, device())
+        if rewards[axis].config.axis != axis:
+            raise ModelLoadError(
+                f"this reward model is of the axis {rewards[axis].config.axis}",
+                file=folder,
+                expected=f"a reward model of the axis {axis}",
+                remedy=f"give reward_{axis} the folder that `unifl reward_model` wrote for it",
+            )
+    return rewards
+
+
+def trajectory(settings: EngineSettings, last_stop: int) -> Trajectory:
+    """The walk of an objective whose optimised step is drawn from 0 (the last of sampling) to ``last_stop``."""
+    return Trajectory(settings.steps, 0, last_stop, settings.gradient_steps, settings.guidance_scale, settings.spacing)
+
+
+def aesthetic_term(
+    settings: AestheticSettings, rewards: Mapping[str, RewardModel], prompts_file: Path, features: SentenceFeatures
+) -> Term:
+    """L_aes of the rewards over the selected prompts. Raises DataContractError when the prompts cannot be read."""
+    prompts = [str(text) for text in read_prompts(prompts_file)["text"]]
+    objective = DecoupledObjective(
+        rewards,
+        settings.axis_weights(),
+        settings.alpha_offsets(),
+        trajectory(settings, settings.aesthetic_last_stop),
+        features,
+    )
+    return Term(objective, PromptBatches(prompts, settings.batch_size, settings.seed), settings.lambda_aesthetic)
+
+
+def diffusion_term(settings: EngineSettings, images: ImageTable) -> Term:
+    """The plain diffusion loss over the training images, with the weight the settings give it (0 by default)."""
+    batches = ImageBatches(images, settings.batch_size, settings.seed)
+    return Term(DiffusionObjective(), batches, settings.diffusion_weight)
+
+
+def sentence_features() -> SentenceFeatures:
+    """Cached sentence features, on the encoder that the process shares."""
+    return SentenceFeatures(sentence_encoder())
+
+
+def tune(
+    adapter: DiffusionAdapter,
+    terms: Sequence[Term],
+    settings: EngineSettings,
+    *,
+    base: Path,
+    output: Path,
+    stage: str,
+    context: StepContext,
+) -> Metrics:
+    """Run the engine over the terms, write the tuned model folder to ``output``, and give the step's metrics."""
+    engine = FeedbackEngine(adapter, terms, settings, context.checkpoints, stage.replace("_", " "))
+    log = engine.run()
+    save_tuned_model(engine.parameters, output, base_folder=base, stage=stage, log_file=engine.log_file)
+    return training_metrics(log, settings)
+
+
+def training_metrics(log: Sequence[Mapping[str, float]], settings: EngineSettings) -> Metrics:
+    """Updates, images an objective has seen, and each logged number averaged over the first and the last tenth."""
+    tenth = max(1, len(log) // 10)
+    metrics: Metrics = {"updates": len(log), "images": len(log) * settings.batch_size * settings.accumulate}
+    for key in log[-1]:
+        if key in ("update", "lr"):
+            continue
+        metrics[f"{key}_first"] = sum(line[key] for line in log[:tenth]) / tenth
+        metrics[f"{key}_last"] = sum(line[key] for line in log[-tenth:]) / tenth
+    return metrics
