@@ -26,6 +26,9 @@ EXAMPLES = 10
 
 KINDS = ("images", "prompts", "preferences")
 
+CONTRACT = "keeps its contract"
+"""Name of the check that a file can be read as every step reads it."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -116,7 +119,7 @@ def _contract_check(kind: str, path: Path) -> Check:
         "prompts": contracts.read_prompts,
         "preferences": contracts.read_preferences,
     }[kind]
-    name, why = "keeps its contract", "every step reads it by this contract"
+    name, why = CONTRACT, "every step reads it by this contract"
     try:
         read(path)
     except DataContractError as error:

@@ -42,14 +42,16 @@ def verify_model(model: Path, extra: Iterable[Path] = ()) -> list[Check]:
     """
     traced = trace(model, extra)
     checks = _release_checks(traced) if traced.release else []
+    # A release stands for itself: what lies at the same address in some checkout of today is another file.
+    here = not traced.release
     digests: dict[Path, str] = {}
     for record in traced.records_nearest_first():
         if record.run.get("outcome", "succeeded") != "succeeded":
             checks.append(Check(f"{record.step} succeeded", str(record.file), f"it ended with {record.run['outcome']}"))
         for subject in record.subjects:
-            checks.append(_digest_check(f"{record.step} made {subject.name}", subject, record, digests))
+            checks.append(_digest_check(f"{record.step} made {subject.name}", subject, record, digests, here))
         for material in record.materials:
-            checks.append(_digest_check(f"{record.step} took {material.name}", material, record, digests))
+            checks.append(_digest_check(f"{record.step} took {material.name}", material, record, digests, here))
             checks += _origin_checks(material, record, traced)
     return checks
 
@@ -77,10 +79,10 @@ def print_checks(checks: Sequence[Check], console: Console | None = None) -> Non
     console.print(f"lineage holds: {recomputed} links verified, {len(checks) - recomputed} artifacts not on this disk")
 
 
-def _digest_check(link: str, resource: Resource, record: Record, digests: dict[Path, str]) -> Check:
+def _digest_check(link: str, resource: Resource, record: Record, digests: dict[Path, str], here: bool) -> Check:
     if resource.files and sha256_manifest(resource.files) != resource.sha256:
         return Check(link, str(record.file), "the record's list of files contradicts its digest")
-    path = locate(resource, record)
+    path = locate(resource, record) if here else None
     if path is None or resource.sha256 is None:
         return Check(link, resource.uri, "absent")
     real = path.resolve()

@@ -50,7 +50,7 @@ def run(inputs: Paths, outputs: Paths, settings: ValidateDataSettings, context: 
     """
     from unifl.core.files import write_json_atomic, write_text_atomic
     from unifl.core.record import described
-    from unifl.data.validation import validate
+    from unifl.data.validation import CONTRACT, validate
     from unifl.data.validation_page import validation_page, verdict_json
 
     suites = described("expectations", suites_folder(settings.expectations))
@@ -69,7 +69,8 @@ def run(inputs: Paths, outputs: Paths, settings: ValidateDataSettings, context: 
     write_text_atomic(outputs["report"], validation_page(checks, facts))
     errors = [check for check in checks if check.blocks]
     if errors:
-        first = errors[0]
+        # The contract speaks for a whole kind of data; any other check knows file and row better.
+        first = min(errors, key=lambda check: check.name == CONTRACT)
         example = first.examples[0] if first.examples else None
         raise DataContractError(
             f"{len(errors)} of {len(checks)} checks failed, first {first.kind}: {first.name}"
