@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "validation", "test")
 
-PROMPTS = pa.schema([("prompt_id", pa.string()), ("text", pa.string()), ("source", pa.string()), ("licence", pa.string())])
+PROMPTS = pa.schema(
+    [("prompt_id", pa.string()), ("text", pa.string()), ("source", pa.string()), ("licence", pa.string())]
+)
 
 IMAGES = pa.schema(
     [
@@ -109,7 +111,11 @@ def _read(file: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -
         if name != "relation" and table.column(name).null_count:
             row = int(np.flatnonzero(table.column(name).is_null().to_numpy())[0])
             raise DataContractError(
-                f"column {name!r} is empty", file=file, row=row, expected="a value", remedy="fill the cell or drop the row"
+                f"column {name!r} is empty",
+                file=file,
+                row=row,
+                expected="a value",
+                remedy="fill the cell or drop the row",
             )
     return table
 
@@ -123,7 +129,11 @@ def _check_unique(frame: "pd.DataFrame", column: str, file: Path) -> None:
     row = _first(frame[column].duplicated())
     if row is not None:
         raise DataContractError(
-            f"{column} {frame[column][row]!r} occurs twice", file=file, row=row, expected="unique ids", remedy="drop one row"
+            f"{column} {frame[column][row]!r} occurs twice",
+            file=file,
+            row=row,
+            expected="unique ids",
+            remedy="drop one row",
         )
 
 
@@ -160,7 +170,11 @@ def read_preferences(path: Path, axis: str | None = None) -> "pd.DataFrame":
         row = _first(wrong)
         if row is not None:
             raise DataContractError(
-                f"{column} is {frame[column][row]!r}", file=path, row=row, expected=expected, remedy="mend or drop the row"
+                f"{column} is {frame[column][row]!r}",
+                file=path,
+                row=row,
+                expected=expected,
+                remedy="mend or drop the row",
             )
     same = (frame["image_a"] == frame["image_b"]) & (frame["derivation_a"] == frame["derivation_b"])
     row = _first(same)
@@ -193,7 +207,9 @@ def encode_mask(mask: NDArray[np.bool_]) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(mask.astype(np.uint8) * 255).convert("1", dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    Image.fromarray(mask.astype(np.uint8) * 255).convert("1", dither=Image.Dither.NONE).save(
+        buffer, "PNG", optimize=True
+    )
     return buffer.getvalue()
 
 
@@ -229,7 +245,11 @@ class ImageTable:
             except OSError as error:
                 row = int(np.flatnonzero(self.frame["image_id"] == image_id)[0])
                 raise DataContractError(
-                    f"image {image_id!r} cannot be decoded", file=self.folder, row=row, expected="PNG or WebP", remedy=RESTORE
+                    f"image {image_id!r} cannot be decoded",
+                    file=self.folder,
+                    row=row,
+                    expected="PNG or WebP",
+                    remedy=RESTORE,
                 ) from error
         return np.stack(pictures) if pictures else np.zeros((0, 64, 64, 3), np.uint8)
 
@@ -255,7 +275,9 @@ def open_images(path: Path) -> ImageTable:
     """
     shards = sorted(path.glob("images-*.parquet")) if path.is_dir() else []
     if not shards:
-        raise DataContractError("there is no images-*.parquet shard", file=path, expected="at least one", remedy=RESTORE)
+        raise DataContractError(
+            "there is no images-*.parquet shard", file=path, expected="at least one", remedy=RESTORE
+        )
     table = pa.concat_tables([_read(shard, IMAGES).cast(IMAGES) for shard in shards])
     frame = table.drop_columns(["image", "masks"]).to_pandas()
     if frame.empty:

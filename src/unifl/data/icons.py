@@ -65,7 +65,9 @@ def ingest(node_modules: Path) -> pa.Table:
         folder = node_modules / "@iconify-json" / style
         if not folder.is_dir():
             raise DataContractError(
-                f"icon set {style} is missing", file=folder, remedy="run `npm ci` in data/ to install the pinned icon sets"
+                f"icon set {style} is missing",
+                file=folder,
+                remedy="run `npm ci` in data/ to install the pinned icon sets",
             )
         icons = json.loads((folder / "icons.json").read_text(encoding="utf-8"))
         info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
@@ -74,7 +76,9 @@ def ingest(node_modules: Path) -> pa.Table:
             icon = icons["icons"].get(name)
             if icon is None:
                 raise DataContractError(
-                    f"icon {name} is not in the set {style}", file=folder / "icons.json", expected=f"an icon for {concept}"
+                    f"icon {name} is not in the set {style}",
+                    file=folder / "icons.json",
+                    expected=f"an icon for {concept}",
                 )
             default = icons.get("width", 16), icons.get("height", 16)
             pixels = rasterise(icon["body"], icon.get("width", default[0]), icon.get("height", default[1]))

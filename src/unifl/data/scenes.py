@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +76,9 @@ def _painter() -> object:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(model_path("painterly-styles")), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        str(model_path("painterly-styles")), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def paint(picture: Image.Image, style: str, strength: float = PAINT_STRENGTH) -> Image.Image:
@@ -176,7 +179,12 @@ class SceneGenerator:
             spots = [(0.5, 0.5, rng.uniform(0.6, 0.74))]
         elif count == 2:
             near, far, side = 0.27, 0.73, rng.uniform(0.42, 0.5)
-            first = {"to the left of": (near, 0.5), "to the right of": (far, 0.5), "above": (0.5, near), "below": (0.5, far)}
+            first = {
+                "to the left of": (near, 0.5),
+                "to the right of": (far, 0.5),
+                "above": (0.5, near),
+                "below": (0.5, far),
+            }
             x, y = first[relation] if relation else (near, 0.5)
             spots = [(x, y, side), (1 - x, 1 - y, side)]
         else:
@@ -195,7 +203,7 @@ class SceneGenerator:
     ) -> Scene:
         name, gradient = str(rng.choice(list(BACKGROUNDS))), bool(rng.random() < self.settings.gradient)
         canvas = _background(name, gradient, rng)
-        alphas: list[NDArray[np.float32]] = []
+        alphas: list[NDArray[Any]] = []
         used = [self.sprites[one.concept, drawn] for one in objects]
         for one, sprite, (x, y, side) in zip(objects, used, self._places(len(objects), relation, rng), strict=True):
             pixels = sprite.pixels
@@ -210,7 +218,8 @@ class SceneGenerator:
             layer = Image.new("RGBA", canvas.size)
             layer.paste(pixels, corner)
             canvas.alpha_composite(layer)
-            alpha = np.asarray(layer.getchannel("A").resize((SIDE, SIDE), Image.Resampling.BOX), np.float32) / 255
+            shrunk = layer.getchannel("A").resize((SIDE, SIDE), Image.Resampling.BOX)
+            alpha = np.asarray(shrunk, np.float32) / np.float32(255)
             alphas = [below * (1 - alpha) for below in alphas] + [alpha]
         picture = canvas.convert("RGB")
         if style in PAINTED_STYLES:

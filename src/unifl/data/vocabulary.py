@@ -17,13 +17,14 @@ AXES: tuple[str, ...] = ("color", "layout", "lighting", "detail")
 # Caption word -> icon name in the four sets (the slug of the emoji's CLDR label).
 CONCEPT_ICONS: dict[str, str] = {
     # animals
-    "monkey": "monkey", "gorilla": "gorilla", "dog": "dog", "wolf": "wolf", "fox": "fox", "raccoon": "raccoon", "cat": "cat",
-    "lion": "lion", "tiger": "tiger", "horse": "horse", "unicorn": "unicorn", "zebra": "zebra", "cow": "cow", "pig": "pig",
-    "elephant": "elephant", "giraffe": "giraffe", "rabbit": "rabbit", "bear": "bear", "koala": "koala", "panda": "panda",
-    "chicken": "chicken", "penguin": "penguin", "owl": "owl", "duck": "duck", "flamingo": "flamingo", "parrot": "parrot",
-    "frog": "frog", "crocodile": "crocodile", "turtle": "turtle", "snake": "snake", "whale": "whale", "dolphin": "dolphin",
-    "fish": "tropical-fish", "shark": "shark", "octopus": "octopus", "crab": "crab", "snail": "snail",
-    "butterfly": "butterfly", "bee": "honeybee", "ladybug": "lady-beetle",
+    "monkey": "monkey", "gorilla": "gorilla", "dog": "dog", "wolf": "wolf", "fox": "fox", "raccoon": "raccoon",
+    "cat": "cat", "lion": "lion", "tiger": "tiger", "horse": "horse", "unicorn": "unicorn", "zebra": "zebra",
+    "cow": "cow", "pig": "pig", "elephant": "elephant", "giraffe": "giraffe", "rabbit": "rabbit", "bear": "bear",
+    "koala": "koala", "panda": "panda", "chicken": "chicken", "penguin": "penguin", "owl": "owl", "duck": "duck",
+    "flamingo": "flamingo", "parrot": "parrot", "frog": "frog", "crocodile": "crocodile", "turtle": "turtle",
+    "snake": "snake", "whale": "whale", "dolphin": "dolphin", "fish": "tropical-fish", "shark": "shark",
+    "octopus": "octopus", "crab": "crab", "snail": "snail", "butterfly": "butterfly", "bee": "honeybee",
+    "ladybug": "lady-beetle",
     # plants
     "rose": "rose", "sunflower": "sunflower", "tulip": "tulip", "cactus": "cactus", "mushroom": "mushroom",
     "tree": "deciduous-tree", "pine": "evergreen-tree", "palm": "palm-tree",
@@ -31,9 +32,10 @@ CONCEPT_ICONS: dict[str, str] = {
     "grapes": "grapes", "watermelon": "watermelon", "lemon": "lemon", "banana": "banana", "pineapple": "pineapple",
     "pear": "pear", "peach": "peach", "cherries": "cherries", "strawberry": "strawberry", "apple": "red-apple",
     "tomato": "tomato", "coconut": "coconut", "avocado": "avocado", "eggplant": "eggplant", "carrot": "carrot",
-    "broccoli": "broccoli", "bread": "bread", "croissant": "croissant", "pretzel": "pretzel", "cheese": "cheese-wedge",
-    "hamburger": "hamburger", "pizza": "pizza", "taco": "taco", "egg": "egg", "popcorn": "popcorn", "doughnut": "doughnut",
-    "cookie": "cookie", "cupcake": "cupcake", "lollipop": "lollipop", "cake": "birthday-cake", "teapot": "teapot",
+    "broccoli": "broccoli", "bread": "bread", "croissant": "croissant", "pretzel": "pretzel",
+    "cheese": "cheese-wedge", "hamburger": "hamburger", "pizza": "pizza", "taco": "taco", "egg": "egg",
+    "popcorn": "popcorn", "doughnut": "doughnut", "cookie": "cookie", "cupcake": "cupcake", "lollipop": "lollipop",
+    "cake": "birthday-cake", "teapot": "teapot",
     # places and vehicles
     "volcano": "volcano", "house": "house", "castle": "castle", "tent": "tent", "train": "locomotive", "bus": "bus",
     "ambulance": "ambulance", "taxi": "taxi", "car": "automobile", "tractor": "tractor", "bicycle": "bicycle",
@@ -43,11 +45,11 @@ CONCEPT_ICONS: dict[str, str] = {
     # things
     "balloon": "balloon", "trophy": "trophy", "basketball": "basketball", "kite": "kite", "gift": "wrapped-gift",
     "glasses": "glasses", "shirt": "t-shirt", "crown": "crown", "ring": "ring", "bell": "bell", "guitar": "guitar",
-    "violin": "violin", "drum": "drum", "trumpet": "trumpet", "laptop": "laptop", "camera": "camera", "candle": "candle",
-    "lightbulb": "light-bulb", "book": "closed-book", "key": "key", "hammer": "hammer", "scissors": "scissors",
-    "bomb": "bomb", "shield": "shield", "magnet": "magnet", "lock": "locked", "chair": "chair", "telephone": "telephone",
-    "clock": "alarm-clock", "pencil": "pencil", "hat": "top-hat", "backpack": "backpack", "gem": "gem-stone",
-    "microscope": "microscope",
+    "violin": "violin", "drum": "drum", "trumpet": "trumpet", "laptop": "laptop", "camera": "camera",
+    "candle": "candle", "lightbulb": "light-bulb", "book": "closed-book", "key": "key", "hammer": "hammer",
+    "scissors": "scissors", "bomb": "bomb", "shield": "shield", "magnet": "magnet", "lock": "locked",
+    "chair": "chair", "telephone": "telephone", "clock": "alarm-clock", "pencil": "pencil", "hat": "top-hat",
+    "backpack": "backpack", "gem": "gem-stone", "microscope": "microscope",
 }  # fmt: skip
 CONCEPTS: tuple[str, ...] = tuple(CONCEPT_ICONS)
 PLURAL_CONCEPTS = frozenset({"grapes", "cherries", "glasses", "scissors"})  # take no article
@@ -80,7 +82,15 @@ HELD_OUT_STYLE = "indigo"  # no model sees a picture of it before few-shot adapt
 STYLE_PHRASES: dict[str, str] = DRAWN_STYLES | PAINTED_STYLES
 TRAINING_STYLES: tuple[str, ...] = tuple(s for s in STYLE_PHRASES if s != HELD_OUT_STYLE)
 
-COLOURS: dict[str, float] = {"red": 0.0, "orange": 0.08, "yellow": 0.15, "green": 0.34, "blue": 0.6, "purple": 0.77, "pink": 0.9}
+COLOURS: dict[str, float] = {
+    "red": 0.0,
+    "orange": 0.08,
+    "yellow": 0.15,
+    "green": 0.34,
+    "blue": 0.6,
+    "purple": 0.77,
+    "pink": 0.9,
+}
 SIZES: dict[str, float] = {"small": 0.62, "big": 1.3}
 ATTRIBUTES: tuple[str, ...] = (*COLOURS, *SIZES)
 RELATIONS: tuple[str, ...] = ("to the left of", "to the right of", "above", "below")
@@ -148,6 +158,6 @@ def scene_split(objects: Sequence[ObjectPhrase], relation: str | None, style: st
 
 
 def held_out_set(concept: str) -> str | None:
-    """Return the icon set whose picture of ``concept`` is seen in the test split only, or None (two concepts in three)."""
+    """Return the icon set whose picture of ``concept`` is seen in the test split only; None for two in three."""
     bucket = _bucket("instance", concept)
     return tuple(DRAWN_STYLES)[bucket // 3 % len(DRAWN_STYLES)] if bucket % 3 == 0 else None

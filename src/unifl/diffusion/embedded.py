@@ -8,7 +8,7 @@ UNet with cross-attention. :mod:`unifl.diffusion.base_training` trains them; pla
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -58,7 +58,7 @@ def build_tokenizer(captions: Iterable[str], architecture: Architecture) -> "CLI
     vocabulary: dict[str, int] = model["vocab"]
     for letter in sorted(ByteLevel.alphabet()):  # a lone byte can also end a word
         vocabulary.setdefault(f"{letter}</w>", len(vocabulary))
-    merges = [tuple(pair) if not isinstance(pair, str) else tuple(pair.split(" ")) for pair in model["merges"]]
+    merges: Any = [tuple(pair) for pair in model["merges"]]
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=architecture.text_length)
 
 
@@ -143,10 +143,11 @@ def assemble(
     from diffusers import StableDiffusionPipeline
 
     if half:
-        for network in (unet, autoencoder):
+        networks: tuple[Any, ...] = (unet, autoencoder)
+        for network in networks:
             for parameter in network.parameters():
                 parameter.data = parameter.data.half()
-    pipeline = StableDiffusionPipeline(
+    pipeline: Any = StableDiffusionPipeline(
         vae=autoencoder,
         text_encoder=text_encoder,
         tokenizer=tokenizer,

@@ -11,11 +11,11 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,40 +23,9 @@ from torch.nn import functional as F
 from unifl.core.errors import DivergenceError
 from unifl.core.files import atomic_path
 from unifl.core.progress import progress
-from unifl.core.settings import StepSettings
 from unifl.diffusion.embedded import noise_schedule
+from unifl.diffusion.pretraining_settings import AutoencoderLoop, DiffusionLoop, LoopSettings
 from unifl.perception.precision import frozen_precision
-
-
-class LoopSettings(StepSettings):
-    """What both loops share. The learning rate warms up linearly and then falls on a half cosine to zero."""
-
-    updates: int = Field(6000, ge=1)
-    batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    warmup_updates: int = Field(200, ge=0)
-    ema_decay: float = Field(0.999, ge=0, lt=1, description="of the averaged weights that are kept")
-    checkpoint_every: int = Field(500, ge=1, description="updates")
-    seed: int = Field(0, ge=0)
-
-
-class AutoencoderLoop(LoopSettings):
-    """Weights of the autoencoder's loss terms."""
-
-    gradient_weight: float = Field(0.5, ge=0, description="L1 of finite differences: sharp edges")
-    perceptual_weight: float = Field(0.1, ge=0, description="L1 of VGG-16 features relu1_2 and relu2_2")
-    perceptual_images: int = Field(8, ge=1, description="images of a batch that pass through VGG-16, which costs most")
-    moment_weight: float = Field(0.01, ge=0, description="pulls each latent channel to mean 0 and deviation 1")
-    latent_noise: float = Field(0.08, ge=0, description="deviation of noise on latents: a decoder that forgives")
-
-
-class DiffusionLoop(LoopSettings):
-    """Sizes of the diffusion training; the rate is that of small models, not Stable Diffusion's 1e-4."""
-
-    updates: int = Field(8000, ge=1)
-    batch_size: int = Field(64, ge=1)
-    unconditional: float = Field(0.1, ge=0, le=1, description="share of captions dropped for classifier-free guidance")
-    min_snr: float = Field(0.0, ge=0, description="gamma of min-SNR weighting (arXiv 2303.09556); 0 is the plain loss")
 
 
 def learning_rate_at(update: int, settings: LoopSettings) -> float:
@@ -72,7 +41,9 @@ class _Loop:
         self.networks, self.settings, self.folder, self.what = dict(networks), settings, folder, what
         self.averaged = {name: copy.deepcopy(net).requires_grad_(False) for name, net in self.networks.items()}
         self.parameters = [p for net in self.networks.values() for p in net.parameters()]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
+        )
         self.curve: list[dict[str, float]] = []
         self.update = self._resume()
 
@@ -126,7 +97,7 @@ class _Loop:
                     remedy="lower learning_rate; the last checkpoint is kept",
                 )
             self.optimizer.zero_grad(set_to_none=True)
-            terms["loss"].backward()  # type: ignore[no-untyped-call]
+            terms["loss"].backward()
             nn.utils.clip_grad_norm_(self.parameters, 1.0)
             self.optimizer.step()
             decay = min(settings.ema_decay, (1 + update) / (10 + update))
@@ -254,7 +225,8 @@ def train_diffusion(
     the averaged text encoder and the loss curve.
     """
     loop = _Loop({"unet": unet, "text_encoder": text_encoder}, settings, folder, "diffusion")
-    cumulative = noise_schedule().alphas_cumprod
+    schedule: Any = noise_schedule()
+    cumulative = schedule.alphas_cumprod
 
     def loss_of(update: int) -> dict[str, Tensor]:
         rows = torch.from_numpy(_batch(len(latents), update, settings))

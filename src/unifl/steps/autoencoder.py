@@ -1,20 +1,17 @@
 """Maintainers' stage: training images -> the embedded base model's autoencoder, with its reconstruction quality."""
 
+from typing import Any
+
 from pydantic import Field
 
-from unifl.core.settings import StepSettings
 from unifl.core.step import Metrics, Paths, StepContext, StepDefinition
+from unifl.diffusion.pretraining_settings import AutoencoderLoop
 
 
-class AutoencoderSettings(StepSettings):
-    """Sizes of the training; see AutoencoderLoop in :mod:`unifl.diffusion.pretraining` for what is fixed."""
+class AutoencoderSettings(AutoencoderLoop):
+    """The loop's settings, and what measures the result."""
 
-    updates: int = Field(6000, ge=1)
-    batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    checkpoint_every: int = Field(500, ge=1, description="updates")
     held_out: int = Field(500, ge=1, description="last images, never trained on, that measure PSNR")
-    seed: int = Field(0, ge=0)
 
 
 STEP = StepDefinition(
@@ -35,7 +32,6 @@ def run(inputs: Paths, outputs: Paths, settings: AutoencoderSettings, context: S
     from unifl.data.contracts import open_images
     from unifl.diffusion.embedded import Architecture, build_autoencoder
     from unifl.diffusion.pretraining import (
-        AutoencoderLoop,
         contact_sheet,
         encode_all,
         psnr,
@@ -47,19 +43,13 @@ def run(inputs: Paths, outputs: Paths, settings: AutoencoderSettings, context: S
     pixels = images.pixels(images.split("train")["image_id"])
     train, held_out = pixels[: -settings.held_out], pixels[-settings.held_out :]
     torch.manual_seed(settings.seed)
-    loop = AutoencoderLoop(
-        updates=settings.updates,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        checkpoint_every=settings.checkpoint_every,
-        seed=settings.seed,
-    )
-    network, curve = train_autoencoder(build_autoencoder(Architecture()), train, loop, context.checkpoints)
+    network: Any = build_autoencoder(Architecture())
+    network, curve = train_autoencoder(network, train, settings, context.checkpoints)
     deviation = float(encode_all(network, train[:4000]).std())
-    network.register_to_config(scaling_factor=1 / deviation)  # type: ignore[operator]
+    network.register_to_config(scaling_factor=1 / deviation)
     decoded = reconstruct(network, held_out)
     folder = outputs["autoencoder"]
-    network.save_pretrained(folder, safe_serialization=True)  # type: ignore[operator]
+    network.save_pretrained(folder, safe_serialization=True)
     write_json_atomic(folder / "curve.json", curve)
     sheet = contact_sheet([held_out[:12], decoded[:12], held_out[12:24], decoded[12:24]])
     Image.fromarray(sheet).save(folder / "reconstructions.png")
