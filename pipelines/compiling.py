@@ -15,15 +15,18 @@ def compile_all(folder: Path) -> list[Path]:
     """Write every pipeline to `folder` as YAML and return the files."""
     from kfp import compiler
 
+    from pipelines.base_model import given_models
     from pipelines.feedback_learning import feedback_learning
     from pipelines.placement import CLUSTER
+    from pipelines.publish import publishing
 
+    pipelines = {"base_model": given_models, "feedback_learning": feedback_learning, "publish": publishing}
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, pipeline in {"feedback_learning": feedback_learning(CLUSTER)}.items():
+    for name, pipeline in pipelines.items():
         with tempfile.TemporaryDirectory() as scratch:
             compiled = Path(scratch, "pipeline.yaml")
-            compiler.Compiler().compile(pipeline, str(compiled))
+            compiler.Compiler().compile(pipeline(CLUSTER), str(compiled))
             file = folder / f"{name}.yaml"
             file.write_text(normalised(compiled.read_text(encoding="utf-8")), encoding="utf-8")
         written.append(file)

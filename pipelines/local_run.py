@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pipelines.run_folder import collect, new_run_folder
-from pipelines.settings import TASKS, task_settings, with_resolved_data
+from pipelines.settings import TASKS, resolved, task_settings
 from pipelines.summary_table import print_summary
 from pipelines.task_watch import LineSink, TaskWatch, watched_tasks
 from unifl.core.digest import code_version
@@ -36,7 +36,7 @@ def run(preset: str, overrides: Sequence[str], console: Console) -> int:
 
     Raises SettingsError, DataContractError or StorageError before any task starts.
     """
-    settings = with_resolved_data(task_settings(preset, overrides))
+    settings = resolved(task_settings(preset, overrides))
     with _alone(CACHE), _terminable():
         folder = new_run_folder(RUNS, preset)
         watch = TaskWatch(list(TASKS), console)

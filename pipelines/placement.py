@@ -53,8 +53,11 @@ CLUSTER = Placement(
         "decoupled_feedback": _TRAINING,
         "adversarial_feedback": _TRAINING,
         "evaluation": _TRAINING,
+        **dict.fromkeys(("autoencoder", "base_model", "segmentation_model", "judge_models"), _TRAINING),
         # A verdict does not change by asking again.
         "quality_gate": Needs(cpu="1", memory="4G"),
+        # A release is made on purpose, each time anew.
+        "publish": Needs(cpu="1", memory="4G", retries=2, cached=False),
     },
 )
 

@@ -7,11 +7,13 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from unifl.core.digest import sha256_path
 from unifl.core.errors import SettingsError
 from unifl.core.settings import RESERVED_KEYS, StepSettings, apply_overrides, preset_file, read_preset, validated
 from unifl.core.step import step_definition
 from unifl.data.vocabulary import AXES
 from unifl.steps.resolve_data import ResolveDataSettings
+from unifl.steps.validate_data import ValidateDataSettings, suites_folder
 
 TASKS: dict[str, str] = {
     "resolve_data": "resolve_data",
@@ -56,15 +58,27 @@ def task_settings(preset: str | Path, overrides: Iterable[str] = ()) -> dict[str
     return complete
 
 
-def with_resolved_data(settings: Mapping[str, StepSettings]) -> dict[str, StepSettings]:
-    """`settings` with the data's revision and digests filled in, so that caches and records go by what was submitted.
+def resolved(settings: Mapping[str, StepSettings]) -> dict[str, StepSettings]:
+    """`settings` with everything that lies outside them pinned: the data's revision and digests, and the digest of the
+    expectation suites. Caches and records then go by what was submitted.
+
+    Raises SettingsError or DataContractError when data or suites can't be found.
+    """
+    validation = validated(ValidateDataSettings, settings["validate_data"])
+    suites = sha256_path(suites_folder(validation.expectations))
+    validation = validation.model_copy(update={"expectations_sha256": validation.expectations_sha256 or suites})
+    data = _resolved_data(validated(ResolveDataSettings, settings["resolve_data"]))
+    return {**settings, "resolve_data": data, "validate_data": validation}
+
+
+def _resolved_data(given: ResolveDataSettings) -> ResolveDataSettings:
+    """`given` with revision and digests.
 
     Data without a named revision resolves to the last commit that changed the data's pointers: other commits don't make
-    a new run of the same data. Raises SettingsError or DataContractError when the data can't be found.
+    a new run of the same data.
     """
     from unifl.data.resolve import resolve
 
-    given = validated(ResolveDataSettings, settings["resolve_data"])
     revision = given.revision or _last_data_commit(Path(given.repository), given.paths.values())
     found = resolve(given.repository, revision, given.paths, given.remote)
     unpinned = [found.paths[name] for name, md5 in found.md5.items() if md5 is None]
@@ -75,10 +89,9 @@ def with_resolved_data(settings: Mapping[str, StepSettings]) -> dict[str, StepSe
             remedy="track the data with DVC (`dvc add`, or a stage) or commit it and name the revision",
         )
     known = {name: md5 for name, md5 in found.md5.items() if md5 is not None}
-    resolved = given.model_copy(
+    return given.model_copy(
         update={"revision": found.commit if revision else None, "expected": {**known, **given.expected}}
     )
-    return {**settings, "resolve_data": resolved}
 
 
 def _last_data_commit(repository: Path, paths: Iterable[str]) -> str | None:

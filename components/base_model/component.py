@@ -7,7 +7,8 @@ from components import image
 
 @dsl.component(base_image=image("train"), install_kfp_package=False)
 def base_model(
-    icons: dsl.Input[dsl.Dataset],
+    images: dsl.Input[dsl.Dataset],
+    autoencoder: dsl.Input[dsl.Model],
     settings: str,
     code_version: str,
     base_model: dsl.Output[dsl.Model],
