@@ -101,28 +101,30 @@ def training_curves(
         return inline_svg(figure, name, words)
 
 
-def reward_figure(
-    axis_name: str, histograms: Mapping[str, Any] | None, curve: Sequence[Mapping[str, Any]], alpha: float | None
-) -> Markup:
-    """Left: scores of preferred and rejected validation images, with alpha as a line. Right: validation accuracy
-    while training."""
-    with drawing(9.6, 2.5, 1, 2) as (figure, axes):
-        left, right = axes[0]
-        words = [f"Reward for {axis_name}."]
-        if histograms is not None:
-            edges = np.asarray(histograms["edges"], dtype=float)
-            for side, colour, fill in (("rejected", ROLES["muted"], 0.25), ("preferred", ROLES[axis_name], 0.35)):
-                counts = np.asarray(histograms[side], dtype=float)
-                left.stairs(counts, edges, fill=True, color=colour, alpha=fill)
-                left.stairs(counts, edges, color=colour, linewidth=1.4, label=f"{side} image")
-        if alpha is not None:
-            left.axvline(alpha, color=ROLES["ink"], linewidth=1.3, linestyle=(0, (4, 2)), label=f"α = {number(alpha)}")
-            words.append(f"Alpha is {number(alpha)}.")
-        left.set(title="Scores of validation images", xlabel="score", ylabel="images")
-        if left.get_legend_handles_labels()[0]:
-            left.legend(loc="upper left", handlelength=1.2)
-        words.append(_draw_curve(right, curve, ROLES[axis_name]))
-        return inline_svg(figure, f"reward-{axis_name}", " ".join(words))
+def reward_figure(axis_name: str, details: Mapping[str, Any], alpha: float) -> Markup:
+    """A reward on its validation pairs: scores of both sides with alpha, accuracy while training, accuracy by
+    operation.
+
+    `details` is details.json of a reward model's folder (histograms, curve, operations).
+    """
+    with drawing(9.6, 2.6, 1, 3) as (figure, axes):
+        scores, curve, operations = axes[0]
+        edges = np.asarray(details["histograms"]["edges"], dtype=float)
+        for side, colour, fill in (("rejected", ROLES["muted"], 0.25), ("preferred", ROLES[axis_name], 0.35)):
+            counts = np.asarray(details["histograms"][side], dtype=float)
+            scores.stairs(counts, edges, fill=True, color=colour, alpha=fill)
+            scores.stairs(counts, edges, color=colour, linewidth=1.4, label=side)
+        scores.axvline(alpha, color=ROLES["ink"], linewidth=1.3, linestyle=(0, (4, 2)), label=f"α = {number(alpha)}")
+        scores.set(title="Scores of validation images", xlabel="score, in standard deviations", ylabel="images")
+        _legend_above_curves(scores, 3)
+        _draw_accuracy(curve, details["curve"], ROLES[axis_name])
+        _draw_operations(operations, details["operations"], ROLES[axis_name])
+        last = details["curve"][-1]["validation_accuracy"]
+        words = (
+            f"Reward for {axis_name}: alpha is {number(alpha)}, validation accuracy ends at {last:.1%}. By operation: "
+        )
+        words += ", ".join(f"{name} {entry['accuracy']:.0%}" for name, entry in details["operations"].items())
+        return inline_svg(figure, f"reward-{axis_name}", words)
 
 
 def prompt_map(points: NDArray[np.float64], fates: Sequence[str], explained: float) -> Markup:
@@ -260,35 +262,26 @@ def _legend_above_curves(axis: Axes, entries: int) -> None:
     )
 
 
-def _draw_curve(axis: Axes, curve: Sequence[Mapping[str, Any]], colour: str) -> str:
-    keys = [key for key in ("validation_accuracy", "accuracy") if curve and key in curve[-1]]
-    points = [
-        (float(row.get("update", row.get("epoch", index + 1))), float(row[keys[0]]))
-        for index, row in enumerate(curve)
-        if keys and keys[0] in row
-    ]
-    axis.set(
-        title="Validation accuracy",
-        xlabel="epoch" if curve and "epoch" in curve[0] else "update",
-        ylabel="share of pairs",
-    )
-    if not points:
-        axis.set_visible(False)
-        return "No training curve was written."
-    axis.plot(
-        [x for x, _ in points],
-        [y for _, y in points],
-        "o-" if len(points) < 30 else "-",
-        color=colour,
-        linewidth=1.7,
-        markersize=3.5,
-    )
+def _draw_accuracy(axis: Axes, curve: Sequence[Mapping[str, float]], colour: str) -> None:
+    updates = np.array([point["update"] for point in curve], dtype=float)
+    accuracy = np.array([point["validation_accuracy"] for point in curve], dtype=float)
+    axis.plot(*thinned(updates, accuracy), color=colour, linewidth=1.7)
     axis.axhline(0.5, color=ROLES["muted"], linewidth=1, linestyle=(0, (4, 3)))
     axis.annotate(
-        "chance", (points[-1][0], 0.5), (0, 3), textcoords="offset points", ha="right", color=ROLES["muted"], fontsize=8
+        "chance", (updates[-1], 0.5), (0, 3), textcoords="offset points", ha="right", color=ROLES["muted"], fontsize=8
     )
-    axis.set_ylim(min(0.45, min(y for _, y in points)), 1.0)
-    return f"Validation accuracy ends at {points[-1][1]:.1%}."
+    axis.set(title="Validation accuracy", xlabel="update", ylim=(min(0.45, float(accuracy.min())), 1.0))
+
+
+def _draw_operations(axis: Axes, operations: Mapping[str, Mapping[str, float]], colour: str) -> None:
+    names = sorted(operations, key=lambda name: operations[name]["accuracy"])
+    shares = [operations[name]["accuracy"] for name in names]
+    axis.barh(range(len(names)), shares, color=colour, alpha=0.55, height=0.7)
+    axis.axvline(0.5, color=ROLES["muted"], linewidth=1, linestyle=(0, (4, 3)))
+    axis.set_yticks(range(len(names)), [readable(name) for name in names], color=ROLES["ink"])
+    axis.grid(axis="y", visible=False)
+    axis.tick_params(axis="y", length=0, labelsize=8)
+    axis.set(title="Accuracy by kind of pair", xlim=(0, 1), xlabel="share of pairs")
 
 
 def _ends(updates: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str:

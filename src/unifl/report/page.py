@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ import jinja2
 from markupsafe import Markup
 
 import unifl
+from unifl.core.errors import DataContractError
 from unifl.core.files import atomic_path
 from unifl.core.progress import duration
 from unifl.report import bookkeeping, figures, training
 from unifl.report.pictures import picture_table
-from unifl.report.run_folder import Missing, RunFolder
-from unifl.report.scores import Evaluation, claims, number, read_evaluation, side_effects
+from unifl.report.run_folder import Missing, RunFolder, or_missing
+from unifl.report.scores import Evaluation, number, read_evaluation
+from unifl.report.verdict import claims, side_effects
 
 REPORT_NAME = "report.html"
 
@@ -39,10 +42,13 @@ def write_report(run_folder: Path) -> Path:
         steps=bookkeeping.steps(run),
         tuning=training.tuning(run),
         rewards=training.rewards(run),
-        prompts=training.prompts(run),
-        data=training.data(run),
-        lineage=bookkeeping.lineage(run),
-        **_evaluation_view(evaluation, samples),
+        prompts=or_missing(partial(training.prompts, run), "The description of the curation"),
+        data=or_missing(partial(training.data, run), "The data set"),
+        gate=run.json("quality_gate", "verdict"),
+        validation=run.json("validate_data", "verdict"),
+        pages={name: run.link(name, "report") for name in ("validate_data", "evaluation")},
+        lineage=or_missing(partial(bookkeeping.lineage, run), "A record"),
+        **_evaluation_view(_read(evaluation), samples),
     )
     report = run_folder / REPORT_NAME
     with atomic_path(report) as temporary:
@@ -52,34 +58,30 @@ def write_report(run_folder: Path) -> Path:
 
 def evaluation_page(evaluation: Mapping[str, Any], samples_folder: Path) -> str:
     """The evaluation step's own page: headline, metrics and sample pictures, as one HTML document."""
-    return _template("evaluation.html.jinja").render(**_evaluation_view(evaluation, samples_folder))
+    return _template("evaluation.html.jinja").render(**_evaluation_view(read_evaluation(evaluation), samples_folder))
 
 
-def _evaluation_view(evaluation: Mapping[str, Any] | Missing, samples: Path | Missing) -> dict[str, Any]:
-    pictures = samples if isinstance(samples, Missing) else picture_table(samples)
+def _read(evaluation: Mapping[str, Any] | Missing) -> Evaluation | Missing:
     if isinstance(evaluation, Missing):
-        return {
-            "evaluation": evaluation,
-            "pictures": pictures,
-            "claims": [],
-            "side_effects": "",
-            "chart": None,
-            "best": {},
-        }
-    read = read_evaluation(evaluation)
-    chart = (
-        figures.interval_chart(read.rows, read.metrics[0], read.floor.get(read.metrics[0].key))
-        if read.metrics and read.rows
-        else None
-    )
-    return {
-        "evaluation": read,
-        "pictures": pictures,
-        "claims": claims(read),
-        "side_effects": side_effects(read),
-        "chart": chart,
-        "best": _best(read),
-    }
+        return evaluation
+    try:
+        return read_evaluation(evaluation)
+    except DataContractError as error:
+        return Missing(f"{error}.")
+
+
+def _evaluation_view(evaluation: Evaluation | Missing, samples: Path | Missing) -> dict[str, Any]:
+    """What the templates' shared parts show of an evaluation and its pictures."""
+    pictures = samples if isinstance(samples, Missing) else or_missing(partial(picture_table, samples), "samples.json")
+    view: dict[str, Any] = {"evaluation": evaluation, "pictures": pictures}
+    if isinstance(evaluation, Missing):
+        return view | {"claims": [], "side_effects": [], "chart": None, "best": {}}
+    chart = None
+    if evaluation.metrics and evaluation.rows:
+        leading = evaluation.metrics[0]
+        chart = figures.interval_chart(evaluation.rows, leading, evaluation.floor.get(leading.key))
+    told = {"claims": claims(evaluation), "side_effects": side_effects(evaluation)}
+    return view | told | {"chart": chart, "best": _best(evaluation)}
 
 
 def _best(evaluation: Evaluation) -> dict[str, float]:

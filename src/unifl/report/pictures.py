@@ -16,7 +16,7 @@ from typing import BinaryIO
 from unifl.report.run_folder import Missing, read_json
 from unifl.report.scores import MODEL_TITLES, steps_words
 
-MOST_PROMPTS = 10  # columns on the page; more do not fit a printed line, and each costs a page about 50 kB
+MOST_PROMPTS = 8  # columns on the page; more do not fit a printed line, and each costs a page about 50 kB
 SMALL_SOURCE = 128  # pixels; smaller pictures are shown with hard pixel edges instead of a blur that they do not have
 
 
@@ -32,11 +32,13 @@ class PictureRow:
 
 @dataclass(frozen=True)
 class PictureTable:
-    """All rows with the prompts under the columns; `pixelated` says that the sources are small."""
+    """All rows with the prompts under the columns; `pixelated` says that the sources are small, `more` counts
+    prompts not shown."""
 
     rows: tuple[PictureRow, ...]
     prompts: tuple[str, ...]
     pixelated: bool
+    more: int
 
 
 def picture_table(folder: Path) -> PictureTable | Missing:
@@ -45,6 +47,7 @@ def picture_table(folder: Path) -> PictureTable | Missing:
     if isinstance(listing, Missing):
         return listing
     prompts = tuple(str(prompt) for prompt in listing["prompts"][:MOST_PROMPTS])
+    more = len(listing["prompts"]) - len(prompts)
     rows = []
     smallest = None
     for entry in listing["rows"]:
@@ -58,7 +61,7 @@ def picture_table(folder: Path) -> PictureTable | Missing:
         rows.append(PictureRow(entry["model"], title, steps_words(entry["steps"]), tuple(uri for _, uri in pictures)))
     if not rows or not prompts:
         return Missing("The evaluation drew no samples.")
-    return PictureTable(tuple(rows), prompts, smallest is not None and smallest < SMALL_SOURCE)
+    return PictureTable(tuple(rows), prompts, smallest is not None and smallest < SMALL_SOURCE, more)
 
 
 def read_png(file: Path | BinaryIO) -> tuple[int, str]:

@@ -9,11 +9,14 @@ pipeline's own bookkeeping.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from unifl.core.errors import DataContractError
+
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,17 @@ class Missing:
     """Why a part of the report has nothing to show, in one sentence."""
 
     reason: str
+
+
+def or_missing(build: Callable[[], Content], subject: str) -> Content | Missing:
+    """What `build` returns, or the reason why the files behind it cannot be shown.
+
+    A file that another version of a step wrote must not cost a finished run its whole report.
+    """
+    try:
+        return build()
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        return Missing(f"{subject} does not have the expected form ({type(error).__name__}: {error}).")
 
 
 @dataclass(frozen=True)
@@ -79,13 +93,17 @@ class RunFolder:
         found = self.output(step_name, output_name)
         return found if isinstance(found, Missing) else read_json(found / member if member else found)
 
+    def link(self, step_name: str, output_name: str) -> str:
+        """The address of an output as report.html links it; an empty string when there is no such file in the run."""
+        found = self.output(step_name, output_name)
+        return "" if isinstance(found, Missing) else self.relative(str(found.relative_to(self.path)))
+
     def relative(self, path: str) -> str:
-        """A link from report.html to `path`, when the file is in the run's folder; else an empty string."""
-        try:
-            inside = (self.path / path).absolute().relative_to(self.path.absolute())
-        except ValueError:
+        """A link from report.html to `path`, when that lies in the run's folder; else an empty string."""
+        inside = Path(path)
+        if inside.is_absolute() or ".." in inside.parts or not (self.path / inside).exists():
             return ""
-        return inside.as_posix() if (self.path / inside).exists() else ""
+        return inside.as_posix()
 
 
 def read_json(path: Path) -> dict[str, Any] | Missing:

@@ -1,19 +1,17 @@
-"""Reads evaluation.json into scores with intervals, and says in words whether the tuning did what it promised.
+"""Reads evaluation.json into scores with intervals, for the report's tables, charts and words.
 
-This is the report's headline (arXiv 2404.05595 §4.2, Table 1: quality at the full and at a few steps). The words are
-computed from the 95% intervals, never written by hand, so a run that failed to beat the base says so in the same
-place and the same size.
+The figures are those of arXiv 2404.05595 Table 1 (quality at the full and at a few steps) and of its user study, as the
+step evaluation measures them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from unifl.core.errors import DataContractError
 
-Outcome = Literal["good", "bad", "open"]
 MODEL_TITLES = {"base": "Base", "stage1": "Stage 1", "stage2": "Stage 2"}
 
 
@@ -55,6 +53,29 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """Two samplers over the same prompts and seeds: paired differences (first minus second) and the jury's preference.
+
+    `points` are the share of pairs that the first wins minus the share it loses, times 100: `jury` for the four judges'
+    majority, and each axis alone.
+    """
+
+    model: str
+    steps: int
+    against: str
+    against_steps: int
+    differences: Mapping[str, Score]
+    points: Mapping[str, Score]
+
+    @property
+    def title(self) -> str:
+        ours = f"{MODEL_TITLES.get(self.model, self.model)}, {steps_words(self.steps)}"
+        return (
+            f"{ours} against {MODEL_TITLES.get(self.against, self.against).lower()}, {steps_words(self.against_steps)}"
+        )
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What evaluation.json says, ready for the page. `floor` holds the scores of real images passed through the
     autoencoder."""
@@ -64,20 +85,17 @@ class Evaluation:
     rows: tuple[Row, ...]
     metrics: tuple[Metric, ...]
     floor: Mapping[str, Score]
+    comparisons: tuple[Comparison, ...]
+    examiners: Mapping[str, Mapping[str, Any]]
     facts: Mapping[str, Any]
 
     def row(self, model: str, steps: int) -> Row | None:
         return next((row for row in self.rows if (row.model, row.steps) == (model, steps)), None)
 
-
-@dataclass(frozen=True)
-class Claim:
-    """One comparison in words. `word` answers, `sentence` claims, `evidence` gives the figures behind it."""
-
-    outcome: Outcome
-    word: str
-    sentence: str
-    evidence: str
+    def comparison(self, model: str, steps: int, against: str, against_steps: int) -> Comparison | None:
+        asked = (model, steps, against, against_steps)
+        found = (one for one in self.comparisons if (one.model, one.steps, one.against, one.against_steps) == asked)
+        return next(found, None)
 
 
 def read_evaluation(evaluation: Mapping[str, Any]) -> Evaluation:
@@ -97,6 +115,8 @@ def read_evaluation(evaluation: Mapping[str, Any]) -> Evaluation:
             rows=rows,
             metrics=metrics,
             floor=_scores(evaluation["floor"]),
+            comparisons=tuple(_comparison(entry) for entry in evaluation["comparisons"]),
+            examiners=evaluation["examiners"],
             facts=evaluation,
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -106,6 +126,11 @@ def read_evaluation(evaluation: Mapping[str, Any]) -> Evaluation:
             expected="the JSON that the step evaluation writes",
             remedy="run the step evaluation again with this version",
         ) from error
+
+
+def _comparison(entry: Mapping[str, Any]) -> Comparison:
+    ours, theirs = (str(entry["model"]), int(entry["steps"])), (str(entry["against"]), int(entry["against_steps"]))
+    return Comparison(*ours, *theirs, _scores(entry["differences"]), _scores(entry["preference_points"]))
 
 
 def _scores(metrics: Mapping[str, Any]) -> dict[str, Score]:
@@ -119,8 +144,18 @@ def steps_words(steps: int) -> str:
     return f"{steps} step" if steps == 1 else f"{steps} steps"
 
 
+def with_interval(score: Score) -> str:
+    """ "11.4 (10.3 to 12.5)"."""
+    value = number(score.value)
+    return f"{value} ({number(score.low)} to {number(score.high)})" if score.has_interval else value
+
+
 def number(value: float) -> str:
-    """Four significant digits at most, no exponent for the sizes that metrics have."""
+    """About three significant digits with a true minus sign, no exponent for the sizes that metrics have."""
+    return _digits(value).replace("-", "−")
+
+
+def _digits(value: float) -> str:
     magnitude = abs(value)
     if magnitude >= 1000:
         return f"{value:,.0f}"
@@ -131,80 +166,3 @@ def number(value: float) -> str:
     if magnitude >= 1:
         return f"{value:.2f}"
     return f"{value:.3f}"
-
-
-def outcome(candidate: Score, reference: Score, lower_is_better: bool) -> Outcome:
-    """Better or worse only when the two 95% intervals do not overlap; otherwise open."""
-    if not (candidate.has_interval or reference.has_interval):
-        return "open"
-    below, above = candidate.high < reference.low, candidate.low > reference.high
-    if not (below or above):
-        return "open"
-    return "good" if below == lower_is_better else "bad"
-
-
-def claims(evaluation: Evaluation) -> list[Claim]:
-    """The headline first (stage 2 against the base at few steps), then what else the run set out to show. Empty when
-    nothing can be compared."""
-    few, full = evaluation.few_steps, evaluation.full_steps
-    pairs = [("stage2", few, "base", few), ("stage1", full, "base", full), ("stage2", few, "base", full)]
-    made = [_claim(evaluation, *pair) for pair in pairs]
-    return [claim for claim in made if claim is not None]
-
-
-def side_effects(evaluation: Evaluation) -> str:
-    """One sentence on the other metrics of stage 2 against the base at few steps, naming those that got worse."""
-    few = evaluation.few_steps
-    tuned, base = evaluation.row("stage2", few), evaluation.row("base", few)
-    if tuned is None or base is None:
-        return ""
-    sorted_titles: dict[str, list[str]] = {"good": [], "bad": [], "open": []}
-    for metric in evaluation.metrics[1:]:
-        if metric.key in tuned.scores and metric.key in base.scores:
-            result = outcome(tuned.scores[metric.key], base.scores[metric.key], metric.lower_is_better)
-            sorted_titles[result].append(metric.title)
-    parts = [
-        f"{word}: {', '.join(sorted_titles[key])}"
-        for key, word in (("good", "also better"), ("bad", "worse"), ("open", "no clear difference"))
-        if sorted_titles[key]
-    ]
-    return (
-        f"Other metrics of stage 2 against the base, both at {steps_words(few)} — {'; '.join(parts)}." if parts else ""
-    )
-
-
-def _claim(evaluation: Evaluation, model: str, steps: int, against: str, against_steps: int) -> Claim | None:
-    tuned, base = evaluation.row(model, steps), evaluation.row(against, against_steps)
-    if tuned is None or base is None or not evaluation.metrics:
-        return None
-    metric = evaluation.metrics[0]
-    if metric.key not in tuned.scores or metric.key not in base.scores:
-        return None
-    candidate, reference = tuned.scores[metric.key], base.scores[metric.key]
-    result = outcome(candidate, reference, metric.lower_is_better)
-    title, against_title = MODEL_TITLES[model], MODEL_TITLES[against].lower()
-    verb = {"good": "beats", "bad": "is worse than", "open": "is not shown to differ from"}[result]
-    sentence = f"{title} at {steps_words(steps)} {verb} the {against_title} at {steps_words(against_steps)}."
-    word = {"good": "Yes", "bad": "No", "open": "Not shown"}[result]
-    better = "lower" if metric.lower_is_better else "higher"
-    overlap = "do not overlap" if result != "open" else "overlap"
-    intervals = f"The 95% intervals {overlap}." if candidate.has_interval or reference.has_interval else "No interval."
-    values = f"{metric.title}: {_with_interval(candidate)} against {_with_interval(reference)}"
-    evidence = f"{values}{_change(candidate, reference)} ({better} is better). {intervals}"
-    return Claim(result, word, sentence, evidence)
-
-
-def _with_interval(score: Score) -> str:
-    return (
-        f"{number(score.value)} ({number(score.low)} to {number(score.high)})"
-        if score.has_interval
-        else number(score.value)
-    )
-
-
-def _change(candidate: Score, reference: Score) -> str:
-    """The change in percent; nothing where a value that may be negative makes a ratio meaningless."""
-    if reference.value <= 0 or candidate.value < 0:
-        return ""
-    direction = "lower" if candidate.value < reference.value else "higher"
-    return f", {abs(candidate.value / reference.value - 1):.0%} {direction}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ import numpy as np
 from unifl.core.errors import UniflError
 from unifl.report import figures
 from unifl.report.pictures import read_png
-from unifl.report.run_folder import Missing, RunFolder, read_json_lines
-from unifl.report.scores import number
+from unifl.report.run_folder import Missing, RunFolder, or_missing, read_json_lines
+from unifl.report.scores import Score, number, with_interval
 
 TUNING_STEPS = {
     "perceptual_feedback": (
@@ -43,17 +44,19 @@ NOT_DRAWN = ("update", "lr", "learning_rate", "cpu_seconds", "wall_seconds", "sa
 def tuning(run: RunFolder) -> list[dict[str, Any]]:
     """One entry a tuning step: title, what it optimises, and its curves with the number of updates, or why there are
     none."""
-    return [
-        {"name": name, "title": title, "subject": subject, **_curves(run, name, title)}
-        for name, (title, subject) in TUNING_STEPS.items()
-    ]
+    entries = []
+    for name, (title, subject) in TUNING_STEPS.items():
+        curves = or_missing(partial(_curves, run, name, title), "training.jsonl")
+        found = {"updates": None, "missing": curves.reason} if isinstance(curves, Missing) else curves
+        entries.append({"title": title, "subject": subject, **found})
+    return entries
 
 
-def _curves(run: RunFolder, name: str, title: str) -> dict[str, Any]:
+def _curves(run: RunFolder, name: str, title: str) -> dict[str, Any] | Missing:
     folder = run.output(name, "tuned_model")
     updates = folder if isinstance(folder, Missing) else read_json_lines(folder / "training.jsonl")
     if isinstance(updates, Missing):
-        return {"updates": None, "missing": updates.reason}
+        return updates
     alphas = {f"reward_{axis}": config["alpha"] for axis in AXES if "alpha" in (config := _reward_config(run, axis))}
     return {
         "updates": int(updates[-1]["update"]),
@@ -94,9 +97,25 @@ def _heading(key: str) -> str:
     return figures.readable(key).capitalize()
 
 
-def rewards(run: RunFolder) -> list[dict[str, Any]]:
-    """One entry an axis: alpha, validation accuracy, distribution of scores and curve, or why there are none."""
-    return [{"axis": axis, **_reward(run, axis)} for axis in AXES]
+def rewards(run: RunFolder) -> dict[str, Any]:
+    """One entry an axis (alpha, accuracy, figure, or why there are none) and the table of reactions.
+
+    The table has a row a reward and a column a degraded axis: the mean change of the score, in its standard deviations.
+    A decoupled reward falls on its own axis and hardly moves on the others.
+    """
+    entries = []
+    for axis in AXES:
+        reward = or_missing(partial(_reward, run, axis), "The reward model's description")
+        entries.append({"axis": axis, **({"missing": reward.reason} if isinstance(reward, Missing) else reward)})
+    responses = [(entry["axis"], entry["response"]) for entry in entries if entry.get("response")]
+    return {
+        "entries": entries,
+        "responses": [
+            (axis, [{"text": number(row[other]), "own": other == axis, "value": row[other]} for other in AXES])
+            for axis, row in responses
+        ],
+        "synthetic": any(entry.get("synthetic") for entry in entries),
+    }
 
 
 def _reward_config(run: RunFolder, axis: str) -> dict[str, Any]:
@@ -104,27 +123,29 @@ def _reward_config(run: RunFolder, axis: str) -> dict[str, Any]:
     return {} if isinstance(config, Missing) else config
 
 
-def _reward(run: RunFolder, axis: str) -> dict[str, Any]:
+def _reward(run: RunFolder, axis: str) -> dict[str, Any] | Missing:
     config = run.json(f"reward_model_{axis}", "reward_model", "config.json")
     details = run.json(f"reward_model_{axis}", "reward_model", "details.json")
     if isinstance(config, Missing):
-        return {"missing": config.reason}
+        return config
     if isinstance(details, Missing):
-        return {"missing": details.reason}
-    facts = [
-        ("α (mean score of preferred images)", _interval(config, "alpha")),
-        ("Validation accuracy", _interval(config, "validation_accuracy")),
-    ]
-    figure = figures.reward_figure(axis, details.get("histograms"), details.get("curve", []), config.get("alpha"))
-    return {"facts": [(label, text) for label, text in facts if text], "figure": figure}
+        return details
+    offset = config["alpha_offset"]
+    return {
+        "facts": [
+            ("α", with_interval(_score(config, "alpha")) + (f", lowered by {number(-offset)}" if offset < 0 else "")),
+            ("Validation accuracy", with_interval(_score(config, "validation_accuracy"))),
+            ("Training pairs", f"{config['training_pairs']:,}"),
+            ("Validation pairs", f"{config['validation_pairs']:,}"),
+        ],
+        "figure": figures.reward_figure(axis, details, config["alpha"]),
+        "response": details.get("response"),
+        "synthetic": config["synthetic_preferences"],
+    }
 
 
-def _interval(config: Mapping[str, Any], key: str) -> str:
-    """`key` as "0.71 (0.68 to 0.74)" from key, key_low, key_high; without the bracket where there is no interval."""
-    if config.get(key) is None:
-        return ""
-    low, high = config.get(f"{key}_low"), config.get(f"{key}_high")
-    return number(config[key]) + (f" ({number(low)} to {number(high)})" if low is not None and high is not None else "")
+def _score(config: Mapping[str, Any], key: str) -> Score:
+    return Score(config[key], config[f"{key}_low"], config[f"{key}_high"])
 
 
 def prompts(run: RunFolder) -> dict[str, Any] | Missing:

@@ -12,22 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageDraw, ImageFilter
 
+from tests.unit.report.evaluated_models import AXES, PROMPTS, evaluation, picture, write_samples
 from unifl.data import contracts
 
-FEW, FULL = 4, 20
-AXES = ("color", "layout", "lighting", "detail")
-PROMPTS = [
-    ("a red apple on a plain background, glossy icon", "apple", "#c62828", "#f3ead8"),
-    ("a small fox left of a pine, watercolor painting", "triangle", "#d2691e", "#cfe3f2"),
-    ("a yellow star above a house, flat icon", "star", "#f2b705", "#24324a"),
-    ("a blue fish, engraving", "fish", "#2f6fb5", "#e8dcc0"),
-    ("two green cactuses, woodcut print", "cactus", "#3c7a3c", "#f0e2b6"),
-    ("a purple umbrella beside a cloud, noto icon", "apple", "#7a3fa0", "#dfe8ef"),
-    ("a large owl on a gradient background, impasto painting", "triangle", "#6b4a2f", "#b9cbd6"),
-    ("a rocket above a moon, twemoji icon", "star", "#b03a48", "#182038"),
-]
 STYLES = ("noto", "twemoji", "fluent-emoji", "watercolor", "woodcut", "indigo")
 
 
@@ -35,18 +23,21 @@ def write_finished_run(folder: Path, seed: int = 7) -> Path:
     """A run in which every step has finished and stage 2 at 4 steps beats the base; returns `folder`."""
     rng = np.random.default_rng(seed)
     outputs = folder / "outputs"
-    outputs.mkdir(parents=True)
-    (folder / "records").mkdir()
-    write_images(outputs / "images", rng)
-    write_prompts(outputs / "prompts.parquet")
-    write_preferences(outputs / "preferences.parquet")
+    (folder / "records").mkdir(parents=True)
+    write_images(outputs / "resolve_data" / "images", rng)
+    write_prompts(outputs / "resolve_data" / "prompts")
+    write_preferences(outputs / "resolve_data" / "preferences")
+    write_json(outputs / "validate_data" / "verdict", {"passed": True, "checks": 34, "errors": 0, "warnings": 1})
+    (outputs / "validate_data" / "report").write_text("<!doctype html><title>validation</title>", encoding="utf-8")
     for axis in AXES:
-        write_reward(outputs / f"reward_model_{axis}", axis, rng)
-    write_curation(outputs / "curation.json", rng)
+        write_reward(outputs / f"reward_model_{axis}" / "reward_model", axis, rng)
+    write_curation(outputs / "prompt_curation" / "details", rng)
     for name, updates in (("perceptual_feedback", 60), ("decoupled_feedback", 60), ("adversarial_feedback", 120)):
-        write_tuned_model(outputs / name, name, updates, rng)
-    write_json(outputs / "evaluation.json", evaluation(rng))
-    write_samples(outputs / "samples")
+        write_tuned_model(outputs / name / "tuned_model", name, updates, rng)
+    write_json(outputs / "evaluation" / "evaluation", evaluation(rng))
+    write_samples(outputs / "evaluation" / "samples")
+    rule = {"passed": True, "sentence": "kid of stage2 at 4 steps is 11.4, to be lower than base's 47.8 at 4 steps"}
+    write_json(outputs / "quality_gate" / "verdict", {"passed": True, "rules": [rule]})
     write_summary(folder)
     return folder
 
@@ -56,120 +47,12 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def picture(
-    shape: str, colour: str, background: str, blur: float, speckle: float, rng: np.random.Generator
-) -> Image.Image:
-    """A 64 px picture of one object, blurred and blotched as a sampler with too few steps does."""
-    image = Image.new("RGB", (256, 256), background)
-    draw = ImageDraw.Draw(image)
-    if shape == "apple":
-        draw.ellipse((56, 72, 200, 216), fill=colour)
-        draw.rectangle((122, 36, 134, 84), fill="#5a3a1e")
-    elif shape == "triangle":
-        draw.polygon([(128, 40), (212, 210), (44, 210)], fill=colour)
-        draw.ellipse((100, 130, 120, 150), fill="white")
-        draw.ellipse((138, 130, 158, 150), fill="white")
-    elif shape == "star":
-        angles = np.arange(10) * np.pi / 5 - np.pi / 2
-        radii = np.where(np.arange(10) % 2, 45, 100)
-        draw.polygon(
-            [(128 + r * np.cos(a), 128 + r * np.sin(a)) for r, a in zip(radii, angles, strict=True)], fill=colour
-        )
-    elif shape == "fish":
-        draw.ellipse((40, 84, 180, 172), fill=colour)
-        draw.polygon([(170, 128), (226, 84), (226, 172)], fill=colour)
-    else:
-        draw.rounded_rectangle((104, 48, 152, 220), 22, fill=colour)
-        draw.rounded_rectangle((60, 100, 90, 170), 14, fill=colour)
-        draw.rounded_rectangle((166, 84, 196, 150), 14, fill=colour)
-    small = image.resize((64, 64), Image.Resampling.LANCZOS).filter(ImageFilter.GaussianBlur(blur))
-    noise = rng.normal(0, 1, (8, 8, 3))
-    blotches = (
-        np.asarray(
-            Image.fromarray(np.uint8(np.clip(noise * 40 + 128, 0, 255))).resize((64, 64), Image.Resampling.BICUBIC),
-            float,
-        )
-        - 128
-    )
-    return Image.fromarray(np.uint8(np.clip(np.asarray(small, float) + speckle * blotches, 0, 255)))
-
-
-def write_samples(folder: Path) -> None:
-    folder.mkdir(parents=True)
-    rows = []
-    for model, steps, blur, speckle in (
-        ("base", FULL, 0.9, 0.25),
-        ("base", FEW, 2.2, 1.1),
-        ("stage1", FULL, 0.6, 0.15),
-        ("stage2", FEW, 0.5, 0.2),
-    ):
-        names = []
-        for index, (_, shape, colour, background) in enumerate(PROMPTS):
-            name = f"{model}-{steps}-{index:02d}.png"
-            picture(shape, colour, background, blur, speckle, np.random.default_rng(index)).save(folder / name)
-            names.append(name)
-        rows.append({"model": model, "steps": steps, "images": names})
-    write_json(
-        folder / "samples.json",
-        {"prompts": [prompt for prompt, *_ in PROMPTS], "seeds": list(range(len(PROMPTS))), "rows": rows},
-    )
-
-
-def evaluation(rng: np.random.Generator, *, stage2_kid: float = 11.4) -> dict[str, Any]:
-    def entry(value: float, spread: float) -> dict[str, float]:
-        return {"value": value, "low": value - spread, "high": value + spread}
-
-    kids = {
-        ("base", FULL): 14.2,
-        ("base", FEW): 47.8,
-        ("stage1", FULL): 12.1,
-        ("stage1", FEW): 39.9,
-        ("stage2", FULL): 13.0,
-        ("stage2", FEW): stage2_kid,
-    }
-    results = []
-    for (model, steps), kid in kids.items():
-        metrics = {
-            "kid": entry(kid, 0.9 + 0.02 * kid),
-            "fid": entry(20 + 1.3 * kid, 2.0),
-            "image_text": entry(0.34 - kid / 900, 0.004),
-        }
-        for axis in AXES:
-            metrics[axis] = entry(1.2 - kid / 60 + rng.normal(0, 0.05), 0.04)
-        metrics["concept"] = entry(0.81 - kid / 150, 0.02)
-        results.append({"model": model, "steps": steps, "metrics": metrics})
-    info = {
-        "kid": {
-            "title": "KID × 1000",
-            "better": "lower",
-            "explanation": "Distance of features of generated and real pictures.",
-        },
-        "fid": {"title": "FID (64 PCA)", "better": "lower"},
-        "image_text": {"title": "Image–text", "better": "higher"},
-        **{axis: {"title": axis.capitalize(), "better": "higher"} for axis in AXES},
-        "concept": {"title": "Concept", "better": "higher"},
-    }
-    return {
-        "few_steps": FEW,
-        "full_steps": FULL,
-        "images": 2000,
-        "results": results,
-        "floor": {"kid": entry(5.3, 0.4), "fid": entry(18.2, 1.5)},
-        "metric_info": info,
-    }
-
-
 def write_reward(folder: Path, axis: str, rng: np.random.Generator) -> None:
-    preferred, rejected = rng.normal(0.9, 0.8, 400), rng.normal(-0.4, 0.9, 400)
-    edges = np.linspace(-3.5, 3.5, 36)
-    curve = [
-        {
-            "epoch": epoch,
-            "loss": 0.69 * 0.85**epoch + 0.2,
-            "validation_accuracy": 0.86 - 0.34 * 0.7**epoch + rng.normal(0, 0.006),
-        }
-        for epoch in range(12)
-    ]
+    """config.json and details.json of a reward model on 400 validation pairs."""
+    preferred, rejected = rng.normal(0.6, 0.8, 400), rng.normal(-0.4, 0.9, 400)
+    edges = np.linspace(-3.5, 3.5, 31)
+    offset = -0.5 if axis == "detail" else 0.0
+    alpha = float(preferred.mean()) + offset
     details = {
         "axis": axis,
         "histograms": {
@@ -177,15 +60,31 @@ def write_reward(folder: Path, axis: str, rng: np.random.Generator) -> None:
             "preferred": np.histogram(preferred, edges)[0].tolist(),
             "rejected": np.histogram(rejected, edges)[0].tolist(),
         },
-        "curve": curve,
+        "operations": {
+            name: {"pairs": 100, "accuracy": float(rng.uniform(0.7, 0.97))}
+            for name in ("natural", f"{axis}_too_little", f"{axis}_too_much", "mixed")
+        },
+        "response": {other: -0.9 if other == axis else float(rng.normal(0, 0.06)) for other in AXES},
+        "curve": [
+            {"update": 30 * epoch, "loss": 0.4, "validation_loss": 0.4, "validation_accuracy": 0.86 - 0.34 * 0.7**epoch}
+            for epoch in range(1, 13)
+        ],
+    }
+    config = {
+        "axis": axis,
+        "alpha": alpha,
+        "alpha_low": alpha - 0.08,
+        "alpha_high": alpha + 0.08,
+        "alpha_offset": offset,
+        "validation_accuracy": 0.86,
+        "validation_accuracy_low": 0.84,
+        "validation_accuracy_high": 0.88,
+        "training_pairs": 3200,
+        "validation_pairs": 400,
+        "synthetic_preferences": True,
     }
     write_json(folder / "details.json", details)
-    alpha = float(preferred.mean())
-    config = {"axis": axis, "trunk": "lite0", "alpha": alpha, "alpha_low": alpha - 0.08, "alpha_high": alpha + 0.08}
-    write_json(
-        folder / "config.json",
-        config | {"validation_accuracy": 0.86, "validation_accuracy_low": 0.84, "validation_accuracy_high": 0.88},
-    )
+    write_json(folder / "config.json", config)
 
 
 def write_curation(path: Path, rng: np.random.Generator) -> None:
@@ -309,59 +208,25 @@ def write_preferences(path: Path) -> None:
 
 def write_summary(folder: Path) -> None:
     """summary.json and a record a step, with the outputs that lie in the folder."""
-    given = {
-        "images": "outputs/images",
-        "prompts": "outputs/prompts.parquet",
-        "preferences": "outputs/preferences.parquet",
-    }
-    made: list[tuple[str, list[str], dict[str, str], dict[str, Any], float]] = [
-        ("resolve_data", [], given, {}, 3.1),
-        ("validate_data", ["images", "prompts", "preferences"], {}, {"expectations": 34, "failed": 0}, 18.4),
-        (
-            "prompt_curation",
-            ["prompts"],
-            {"details": "outputs/curation.json"},
-            {"selected": 5000, "ans_after": 0.742},
-            96.2,
-        ),
+    data = ["images", "prompts", "preferences"]
+    ran: list[tuple[str, list[str], dict[str, Any], float]] = [
+        ("resolve_data", [], {}, 3.1),
+        ("validate_data", data, {"checks": 34, "errors": 0, "warnings": 1}, 18.4),
+        ("prompt_curation", ["prompts"], {"prompts_read": 50312, "ans_selected": 0.742}, 96.2),
         *[
-            (
-                f"reward_model_{axis}",
-                ["preferences", "images"],
-                {"reward_model": f"outputs/reward_model_{axis}"},
-                {"axis": axis, "updates": 360, "alpha": 0.9, "validation_accuracy": 0.86},
-                61.0,
-            )
+            (f"reward_model_{axis}", data[::2], {"axis": axis, "updates": 360, "validation_accuracy": 0.86}, 61.0)
             for axis in AXES
         ],
-        (
-            "perceptual_feedback",
-            ["base_model", "images"],
-            {"tuned_model": "outputs/perceptual_feedback"},
-            {"updates": 60},
-            141.0,
-        ),
-        ("decoupled_feedback", ["base_model"], {"tuned_model": "outputs/decoupled_feedback"}, {"updates": 60}, 152.7),
-        (
-            "adversarial_feedback",
-            ["base_model", "images"],
-            {"tuned_model": "outputs/adversarial_feedback"},
-            {"updates": 120},
-            243.9,
-        ),
-        (
-            "evaluation",
-            ["base_model"],
-            {"evaluation": "outputs/evaluation.json", "samples": "outputs/samples"},
-            {"kid_stage2": 11.4},
-            120.3,
-        ),
-        ("quality_gate", ["evaluation"], {}, {"passed": True}, 0.4),
+        ("perceptual_feedback", ["base_model", "images"], {"updates": 60}, 141.0),
+        ("decoupled_feedback", ["base_model"], {"updates": 60}, 152.7),
+        ("adversarial_feedback", ["base_model", "images"], {"updates": 120}, 243.9),
+        ("evaluation", ["base_model"], {f"stage2_4_{name}": 11.4 for name in ("kid", "fid", "clip_like")}, 120.3),
+        ("quality_gate", ["evaluation"], {"passed": True, "rules": 1}, 0.4),
     ]
     steps = []
-    for index, (name, taken, outputs, metrics, cpu) in enumerate(made):
-        record = f"records/{name}.json"
-        write_json(folder / record, statement(name, taken, outputs))
+    for index, (name, taken, metrics, cpu) in enumerate(ran):
+        made = {path.name: f"outputs/{name}/{path.name}" for path in sorted((folder / "outputs" / name).iterdir())}
+        write_json(folder / "records" / f"{name}.json", statement(name, taken, made))
         steps.append(
             {
                 "name": name,
@@ -370,8 +235,8 @@ def write_summary(folder: Path) -> None:
                 "wall_seconds": cpu * 0.7,
                 "cpu_seconds": cpu,
                 "metrics": metrics,
-                "outputs": outputs,
-                "record": record,
+                "outputs": made,
+                "record": f"records/{name}.json",
             }
         )
     summary = {"id": "20261123T041500Z-demo", "preset": "demo", "started": "2026-11-23T04:15:00+00:00", "error": None}
@@ -384,13 +249,8 @@ def statement(step: str, taken: list[str], outputs: dict[str, str]) -> dict[str,
     def described(name: str, uri: str) -> dict[str, Any]:
         return {"name": name, "uri": uri, "digest": {"sha256": hashlib.sha256(uri.encode()).hexdigest()}}
 
-    uris = {
-        "images": "outputs/images",
-        "prompts": "outputs/prompts.parquet",
-        "preferences": "outputs/preferences.parquet",
-        "evaluation": "outputs/evaluation.json",
-        "base_model": "data/base_model",
-    }
+    given = {name: f"outputs/resolve_data/{name}" for name in ("images", "prompts", "preferences")}
+    uris = given | {"evaluation": "outputs/evaluation/evaluation", "base_model": "data/base_model"}
     return {
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [described(name, uri) for name, uri in outputs.items()],

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.report.finished_run import AXES, PROMPTS, write_finished_run
+from tests.unit.report.evaluated_models import AXES, PROMPTS
+from tests.unit.report.finished_run import write_finished_run
 from unifl.core.errors import DataContractError
 from unifl.report import evaluation_page, write_report
 from unifl.report.run_folder import Missing, read_json_lines
@@ -152,6 +153,36 @@ def test_rewards_show_alpha_with_interval_for_every_axis(page: str) -> None:
     assert words.count("α = ") == len(AXES)
 
 
+def test_reactions_show_each_reward_on_its_own_axis(page: str) -> None:
+    words = section(page, "rewards")
+    assert "Do the rewards stay on their axis?" in words
+    assert words.count("−0.900") == len(AXES)
+
+
+def test_detail_says_that_its_alpha_was_lowered(page: str) -> None:
+    assert section(page, "rewards").count("lowered by 0.500") == 1
+
+
+def test_comparisons_show_the_jurys_points(page: str) -> None:
+    assert "Stage 2, 4 steps against base, 4 steps" in section(page, "metrics")
+    assert "The jury of four judges prefers stage 2 by" in section(page, "result")
+
+
+def test_gate_and_validation_say_their_verdicts(page: str) -> None:
+    assert "Quality gate: passed. Kid of stage2 at 4 steps is 11.4" in section(page, "result")
+    assert "Validation: passed. 34 checks, 0 errors, 1 warnings." in section(page, "data")
+    assert 'href="outputs/validate_data/report"' in page
+
+
+def test_file_of_another_version_costs_its_section_alone(run: Path) -> None:
+    (run / "outputs" / "prompt_curation" / "details").write_text('{"counts": {}}', encoding="utf-8")
+    (run / "outputs" / "evaluation" / "evaluation").write_text('{"results": []}', encoding="utf-8")
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "does not have the expected form" in section(page, "prompts")
+    assert "the evaluation cannot be read" in section(page, "result")
+    assert section(page, "rewards").count("α = ") == len(AXES)
+
+
 def test_prompts_show_ans_before_and_after(page: str) -> None:
     assert "0.943 → 0.742" in section(page, "prompts")
 
@@ -168,12 +199,12 @@ def test_lineage_gives_the_digest_of_the_tuned_model(finished: Path, page: str) 
 
 
 GONE = {
-    "outputs/evaluation.json": ("result", "not at outputs/evaluation.json any more"),
-    "outputs/samples/samples.json": ("pictures", "samples.json cannot be read"),
-    "outputs/adversarial_feedback/training.jsonl": ("tuning", "training.jsonl cannot be read"),
-    "outputs/reward_model_color/config.json": ("rewards", "config.json cannot be read"),
-    "outputs/curation.json": ("prompts", "not at outputs/curation.json any more"),
-    "outputs/images/images-00000.parquet": ("data", "there is no images-*.parquet shard"),
+    "outputs/evaluation/evaluation": ("result", "not at outputs/evaluation/evaluation any more"),
+    "outputs/evaluation/samples/samples.json": ("pictures", "samples.json cannot be read"),
+    "outputs/adversarial_feedback/tuned_model/training.jsonl": ("tuning", "training.jsonl cannot be read"),
+    "outputs/reward_model_color/reward_model/config.json": ("rewards", "config.json cannot be read"),
+    "outputs/prompt_curation/details": ("prompts", "not at outputs/prompt_curation/details any more"),
+    "outputs/resolve_data/images/images-00000.parquet": ("data", "there is no images-*.parquet shard"),
     "records/evaluation.json": ("lineage", "the record can't be read"),
 }
 
@@ -188,7 +219,7 @@ def test_missing_files_are_said_in_their_sections(run: Path, page: str) -> None:
 
 
 def test_intact_parts_of_a_damaged_run_are_still_shown(run: Path) -> None:
-    (run / "outputs" / "reward_model_color" / "config.json").unlink()
+    (run / "outputs" / "reward_model_color" / "reward_model" / "config.json").unlink()
     words = section(write_report(run).read_text(encoding="utf-8"), "rewards")
     assert words.count("α = ") == len(AXES) - 1
 
@@ -213,7 +244,9 @@ def test_failed_run_says_so_first(run: Path) -> None:
 
 
 def test_curve_file_cut_short_by_a_kill_is_read_without_its_last_line(finished: Path, tmp_path: Path) -> None:
-    whole = (finished / "outputs" / "adversarial_feedback" / "training.jsonl").read_text(encoding="utf-8")
+    whole = (finished / "outputs" / "adversarial_feedback" / "tuned_model" / "training.jsonl").read_text(
+        encoding="utf-8"
+    )
     (tmp_path / "training.jsonl").write_text(whole[:-20], encoding="utf-8")
     updates = read_json_lines(tmp_path / "training.jsonl")
     assert not isinstance(updates, Missing)
@@ -221,11 +254,13 @@ def test_curve_file_cut_short_by_a_kill_is_read_without_its_last_line(finished: 
 
 
 def test_prompt_with_markup_is_shown_as_text(run: Path) -> None:
-    listing = run / "outputs" / "samples" / "samples.json"
+    listing = run / "outputs" / "evaluation" / "samples" / "samples.json"
     described = json.loads(listing.read_text(encoding="utf-8"))
     described["prompts"][0] = '<script>alert(1)</script> & "quotes"'
     listing.write_text(json.dumps(described), encoding="utf-8")
-    page = evaluation_page(json.loads((run / "outputs" / "evaluation.json").read_text("utf-8")), listing.parent)
+    page = evaluation_page(
+        json.loads((run / "outputs" / "evaluation" / "evaluation").read_text("utf-8")), listing.parent
+    )
     assert "<script" not in page
     assert "<script>alert(1)</script>" in section(page, "pictures")
 
@@ -236,8 +271,8 @@ def test_folder_without_summary_is_refused_with_a_remedy(tmp_path: Path) -> None
 
 
 def test_evaluation_page_stands_alone(finished: Path) -> None:
-    described = json.loads((finished / "outputs" / "evaluation.json").read_text(encoding="utf-8"))
-    page = evaluation_page(described, finished / "outputs" / "samples")
+    described = json.loads((finished / "outputs" / "evaluation" / "evaluation").read_text(encoding="utf-8"))
+    page = evaluation_page(described, finished / "outputs" / "evaluation" / "samples")
     document = Document(page)
     assert not document.misnested
     assert "Stage 2 at 4 steps beats the base at 4 steps." in document.words

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.unit.report.finished_run import FEW, evaluation
+from tests.unit.report.evaluated_models import FEW, evaluation
 from unifl.core.errors import DataContractError
-from unifl.report.scores import Score, claims, number, outcome, read_evaluation, side_effects, steps_words
+from unifl.report.scores import Score, number, read_evaluation, steps_words
+from unifl.report.verdict import claims, outcome, side_effects
 
 
 def test_disjoint_lower_interval_is_better_for_a_distance() -> None:
@@ -49,11 +50,23 @@ def test_evidence_gives_both_values_with_their_intervals() -> None:
     assert "76% lower" in first.evidence
 
 
-def test_metrics_that_got_worse_are_named() -> None:
+def test_metrics_that_got_worse_are_named_first() -> None:
     described = evaluation(np.random.default_rng(0))
-    tuned = next(row for row in described["results"] if (row["model"], row["steps"]) == ("stage2", FEW))
-    tuned["metrics"]["layout"] = {"value": -9.0, "low": -9.1, "high": -8.9}
-    assert "worse: Layout" in side_effects(read_evaluation(described))
+    compared = next(row for row in described["comparisons"] if (row["model"], row["against_steps"]) == ("stage2", FEW))
+    compared["differences"]["judge_layout"] = {"value": -0.4, "low": -0.5, "high": -0.3}
+    assert "— worse: Judge: layout; better: FID" in side_effects(read_evaluation(described))[0]
+
+
+def test_paired_difference_decides_where_intervals_overlap() -> None:
+    described = evaluation(np.random.default_rng(0), stage2_kid=47.0)
+    compared = next(row for row in described["comparisons"] if (row["model"], row["against_steps"]) == ("stage2", FEW))
+    compared["differences"]["fid"] = {"value": -1.0, "low": -1.4, "high": -0.6}
+    assert "better: FID" in side_effects(read_evaluation(described))[0]
+
+
+def test_jury_that_prefers_the_base_is_said() -> None:
+    described = evaluation(np.random.default_rng(0), stage2_kid=80.0)
+    assert side_effects(read_evaluation(described))[1].startswith("The jury of four judges prefers the base")
 
 
 def test_evaluation_without_results_is_refused_with_a_remedy() -> None:
@@ -63,7 +76,7 @@ def test_evaluation_without_results_is_refused_with_a_remedy() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(12345.6, "12,346"), (123.4, "123"), (12.34, "12.3"), (1.234, "1.23"), (-0.01234, "-0.012"), (0.0, "0.000")],
+    [(12345.6, "12,346"), (123.4, "123"), (12.34, "12.3"), (1.234, "1.23"), (-0.01234, "−0.012"), (0.0, "0.000")],
 )
 def test_numbers_keep_about_three_digits(value: float, text: str) -> None:
     assert number(value) == text
