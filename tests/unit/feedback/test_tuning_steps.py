@@ -1,0 +1,162 @@
+"""The three tuning steps, chained through the hook on tiny but real models: what a run of the DAG does to the UNet."""
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from tests.tiny_base import CAPTIONS
+from tests.tiny_images import NAMES, write_tiny_images
+from unifl.core.errors import DataContractError, ModelLoadError, SettingsError
+from unifl.core.step import execute
+from unifl.data.contracts import PROMPTS
+from unifl.data.vocabulary import AXES
+from unifl.perception import segmenter
+from unifl.rewards.features import feature_width
+from unifl.rewards.model import RewardConfig, RewardHead, RewardModel, shared_trunk
+
+QUICK: dict[str, Any] = {"updates": 2, "batch_size": 2, "steps": 6, "warmup_updates": 0, "learning_rate": 1e-3}
+
+
+def write_reward(folder: Path, axis: str) -> Path:
+    trunk = shared_trunk("lite0")
+    torch.manual_seed(len(axis))
+    config = RewardConfig(
+        axis=axis, trunk="lite0", trunk_sha256=trunk.sha256, text=axis == "layout", text_sha256=None,
+        text_width=8 if axis == "layout" else 0, hidden=8, alpha=1.0, alpha_low=0.9, alpha_high=1.1, alpha_offset=0.0,
+        validation_accuracy=0.8, validation_accuracy_low=0.7, validation_accuracy_high=0.9, training_pairs=1,
+        validation_pairs=1, logit_scale=1.0, synthetic_preferences=True,
+    )  # fmt: skip
+    RewardModel(config, RewardHead(feature_width(trunk), 8, config.text_width), trunk).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Every input of the three steps."""
+    home = tmp_path_factory.mktemp("world")
+    torch.manual_seed(0)
+    segmenter.save(segmenter.Segmenter(NAMES, width=8), home / "segmenter", {})
+    rows = [{"prompt_id": str(n), "text": text, "source": "", "licence": ""} for n, text in enumerate(CAPTIONS)]
+    pq.write_table(pa.Table.from_pylist(rows, schema=PROMPTS), home / "prompts.parquet")
+    return {
+        "base_model": base_folder,
+        "images": write_tiny_images(home / "images"),
+        "segmenter": home / "segmenter",
+        "selected_prompts": home / "prompts.parquet",
+        **{f"reward_{axis}": write_reward(home / axis, axis) for axis in AXES},
+    }
+
+
+def run(step: str, world: dict[str, Path], output: Path, settings: dict[str, Any], model: Path | None = None) -> dict:
+    from unifl.core.step import step_definition
+
+    inputs = {name: world[name] for name in step_definition(step).inputs if name != "model"}
+    if model:
+        inputs["model"] = model
+    return execute(step, inputs, {"tuned_model": output}, settings)
+
+
+@pytest.fixture(autouse=True)
+def checkpoints_of_this_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNIFL_CHECKPOINTS", str(tmp_path / "checkpoints"))
+
+
+@pytest.fixture(scope="module")
+def tuned(world: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The three stages, each from the one before."""
+    home = tmp_path_factory.mktemp("tuned")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("UNIFL_CHECKPOINTS", str(home / "checkpoints"))
+        first, second, third = home / "perceptual", home / "decoupled", home / "adversarial"
+        run("perceptual_feedback", world, first, QUICK | {"noise_to": 4, "grad_t_max": 2, "lambda_edges": 0.5})
+        run("decoupled_feedback", world, second, QUICK, first)
+        run("adversarial_feedback", world, third, QUICK | {"discriminator_blocks": 1}, second)
+    return {"perceptual": first, "decoupled": second, "adversarial": third}
+
+
+def log_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
+
+
+def test_each_stage_leaves_a_model_that_differs_from_the_one_before(
+    world: dict[str, Path], tuned: dict[str, Path]
+) -> None:
+    weights = [
+        UNet2DConditionModel.from_pretrained(folder, subfolder="unet").conv_in.weight
+        for folder in (world["base_model"], *tuned.values())
+    ]
+    for before, after in itertools.pairwise(weights):
+        assert not torch.equal(before.float(), after)
+
+
+def test_the_logs_name_every_term_of_the_paper(tuned: dict[str, Path]) -> None:
+    assert {"structure", "style", "edges", "pefl"} <= log_of(tuned["perceptual"])[0].keys()
+    hinges = {f"hinge_{axis}" for axis in AXES} | {f"reward_{axis}" for axis in AXES}
+    assert hinges | {"aesthetic"} <= log_of(tuned["decoupled"])[0].keys()
+    assert hinges | {"generator", "discriminator", "score_real", "score_fake"} <= log_of(tuned["adversarial"])[0].keys()
+
+
+def test_logged_sums_are_what_the_paper_says(tuned: dict[str, Path]) -> None:
+    first = log_of(tuned["perceptual"])[0]
+    assert first["loss"] == pytest.approx(first["structure"] + first["style"] + 0.5 * first["edges"], rel=1e-5)
+    second = log_of(tuned["decoupled"])[0]
+    assert second["loss"] == pytest.approx(sum(second[f"hinge_{axis}"] for axis in AXES), rel=1e-5)
+    third = log_of(tuned["adversarial"])[0]
+    assert third["loss"] == pytest.approx(0.05 * third["generator"] + third["aesthetic"], rel=1e-4)
+
+
+def test_the_same_seed_gives_the_same_bytes(world: dict[str, Path], tuned: dict[str, Path], tmp_path: Path) -> None:
+    run("decoupled_feedback", world, tmp_path / "again", QUICK, tuned["perceptual"])
+    for name in ("unet/diffusion_pytorch_model.safetensors", "training.jsonl", "base.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (tuned["decoupled"] / name).read_bytes()
+
+
+def test_a_model_of_another_base_is_refused(world: dict[str, Path], tuned: dict[str, Path], tmp_path: Path) -> None:
+    other = tmp_path / "base"
+    shutil.copytree(world["base_model"], other)
+    (other / "scheduler" / "note.txt").write_text("another base")
+    with pytest.raises(ModelLoadError, match="decoupled_feedback: the model was tuned on another base"):
+        run("decoupled_feedback", world | {"base_model": other}, tmp_path / "x", QUICK, tuned["perceptual"])
+
+
+def test_a_reward_of_another_axis_is_refused(world: dict[str, Path], tuned: dict[str, Path], tmp_path: Path) -> None:
+    swapped = world | {"reward_color": world["reward_detail"]}
+    with pytest.raises(ModelLoadError, match=r"of the axis detail.*expected a reward model of the axis color"):
+        run("decoupled_feedback", swapped, tmp_path / "x", QUICK, tuned["perceptual"])
+
+
+def test_a_concept_the_segmenter_lacks_is_refused_before_training(world: dict[str, Path], tmp_path: Path) -> None:
+    segmenter.save(segmenter.Segmenter(NAMES[:1], width=8), tmp_path / "segmenter", {})
+    with pytest.raises(DataContractError, match="knows no concept"):
+        run(
+            "perceptual_feedback",
+            world | {"segmenter": tmp_path / "segmenter"},
+            tmp_path / "x",
+            QUICK | {"noise_to": 5},
+        )
+
+
+@pytest.mark.parametrize(
+    ("step", "settings", "message"),
+    [
+        ("perceptual_feedback", {"noise_to": 20}, "noise_to"),
+        ("perceptual_feedback", {"lambda_structure": 0, "lambda_style": 0}, "nothing to learn"),
+        ("decoupled_feedback", {"lambda_aesthetic": 0}, "nothing to learn"),
+        ("decoupled_feedback", {"aesthetic_last_stop": 20}, "aesthetic_last_stop"),
+        ("adversarial_feedback", {"adversarial_weight": 0}, "adversarial_weight"),
+        ("adversarial_feedback", {"real_images": "drawn"}, "real_images"),
+    ],
+)
+def test_settings_that_teach_nothing_are_refused(
+    world: dict[str, Path], tmp_path: Path, step: str, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        run(step, world, tmp_path / "x", settings)
