@@ -67,19 +67,21 @@ def polynomial_kernel(x: Array, y: Array) -> Array:
 def mmd2(x: Array, y: Array) -> float:
     """The unbiased squared maximum mean discrepancy of samples x [m, d] and y [n, d], m and n at least 2."""
     _need_features(x, y)
-    return float(
-        _weighted_mmd2(
-            polynomial_kernel(x, x),
-            polynomial_kernel(y, y),
-            polynomial_kernel(x, y),
-            np.ones((1, len(x))),
-            np.ones((1, len(y))),
-        )[0]
-    )
+    return kid(x, y, resamples=1).value / KID_SCALE
 
 
-def kid(generated: Array, reference: Array, resamples: int = 1000, seed: int = 0) -> Draws:
+def kid(
+    generated: Array,
+    reference: Array,
+    resamples: int = 1000,
+    seed: int = 0,
+    own: NDArray[np.int64] | None = None,
+) -> Draws:
     """KID x 1,000 of generated [m, d] against reference [n, d], with bootstrap draws over images of both sides.
+
+    own int64 [m]: the reference image with which each generated one shares its content (its caption, or of which it is
+    a reconstruction), -1 for none. Those pairs are left out: the estimate is unbiased for independent pairs only
+    (Gretton et al. 2012, lemma 6).
 
     A resample is a count an image; pairs of an image with itself are left out of it, so that repeated images do not
     bias the unbiased estimate upward. Equal seeds and sizes give equal counts: draws of two models over the same
@@ -89,22 +91,26 @@ def kid(generated: Array, reference: Array, resamples: int = 1000, seed: int = 0
     kxx = polynomial_kernel(generated, generated)
     kyy = polynomial_kernel(reference, reference)
     kxy = polynomial_kernel(generated, reference)
-    value = _weighted_mmd2(kxx, kyy, kxy, np.ones((1, len(generated))), np.ones((1, len(reference))))[0]
-    draws = _weighted_mmd2(
-        kxx, kyy, kxy, _counts(len(generated), resamples, seed), _counts(len(reference), resamples, seed + 1)
-    )
+    allowed = np.ones_like(kxy)
+    if own is not None:
+        rows = np.flatnonzero(own >= 0)
+        allowed[rows, own[rows]] = 0
+    ones_x, ones_y = np.ones((1, len(generated))), np.ones((1, len(reference)))
+    value = _weighted_mmd2(kxx, kyy, kxy, ones_x, ones_y, allowed)[0]
+    counts_x, counts_y = _counts(len(generated), resamples, seed), _counts(len(reference), resamples, seed + 1)
+    draws = _weighted_mmd2(kxx, kyy, kxy, counts_x, counts_y, allowed)
     return Draws(float(value) * KID_SCALE, draws * KID_SCALE)
 
 
-def _weighted_mmd2(kxx: Array, kyy: Array, kxy: Array, wx: Array, wy: Array) -> Array:
-    """Unbiased MMD² for each row of image weights wx [B, m] and wy [B, n] -> [B]."""
+def _weighted_mmd2(kxx: Array, kyy: Array, kxy: Array, wx: Array, wy: Array, allowed: Array) -> Array:
+    """Unbiased MMD² for each row of image weights wx [B, m] and wy [B, n], over allowed pairs [m, n] across -> [B]."""
 
     def within(kernel: Array, weights: Array) -> Array:
         itself = (weights**2) @ np.diagonal(kernel)
         pairs = weights.sum(1) ** 2 - (weights**2).sum(1)
         return np.asarray((((weights @ kernel) * weights).sum(1) - itself) / pairs)
 
-    across = ((wx @ kxy) * wy).sum(1) / (wx.sum(1) * wy.sum(1))
+    across = ((wx @ (kxy * allowed)) * wy).sum(1) / ((wx @ allowed) * wy).sum(1)
     return np.asarray(within(kxx, wx) + within(kyy, wy) - 2 * across)
 
 

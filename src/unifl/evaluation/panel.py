@@ -43,18 +43,14 @@ class Findings:
     def __len__(self) -> int:
         return len(self.embedding)
 
-    def save(self, path: Path) -> None:
-        """Write all arrays as safetensors."""
-        from safetensors.numpy import save_file
+    def arrays(self) -> dict[str, Floats]:
+        """The five arrays by name."""
+        return {field.name: np.ascontiguousarray(getattr(self, field.name)) for field in fields(self)}
 
-        save_file({field.name: np.ascontiguousarray(getattr(self, field.name)) for field in fields(self)}, path)
-
-    @classmethod
-    def load(cls, path: Path) -> Findings:
-        """Read what `save` wrote."""
-        from safetensors.numpy import load_file
-
-        return cls(**load_file(path))
+    @staticmethod
+    def joined(parts: Sequence[Findings]) -> Findings:
+        """Findings of several groups of images, one after the other."""
+        return Findings(**{name: np.concatenate([one.arrays()[name] for one in parts]) for name in parts[0].arrays()})
 
 
 class Panel:
@@ -82,11 +78,9 @@ class Panel:
         self, images: NDArray[np.uint8], batch_size: int = 64, description: str = "examining images"
     ) -> Findings:
         """Findings of uint8 images [N, H, W, 3]; shows progress."""
-        parts = []
-        for start in progress(range(0, len(images), batch_size), description, f"x{batch_size}"):
-            parts.append(self.examine_views(self.trunk.look(as_tensor(images[start : start + batch_size]))))
-        return Findings(
-            **{field.name: np.concatenate([getattr(one, field.name) for one in parts]) for field in fields(Findings)}
+        starts = progress(range(0, len(images), batch_size), description, f"x{batch_size}")
+        return Findings.joined(
+            [self.examine_views(self.trunk.look(as_tensor(images[start : start + batch_size]))) for start in starts]
         )
 
     @torch.no_grad()
