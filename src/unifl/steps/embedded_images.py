@@ -19,9 +19,9 @@ from unifl.data.vocabulary import Split
 class EmbeddedImagesSettings(StepSettings):
     """How many scenes of each split, and from which seed."""
 
-    train: int = Field(700, ge=0, description="scenes of training compositions")
+    train: int = Field(1000, ge=0, description="scenes of training compositions")
     validation: int = Field(100, ge=0, description="scenes of validation compositions")
-    test: int = Field(500, ge=0, description="scenes of held-out compositions or instances")
+    test: int = Field(600, ge=0, description="scenes of held-out compositions or instances")
     seed: int = Field(0, ge=0, description="scene i of a split depends on (seed, split, i) alone")
     shard_rows: int = Field(500, ge=1, description="rows a shard; keeps files small")
     processes: int = Field(2, ge=1, description="processes that draw; the result does not depend on it")
