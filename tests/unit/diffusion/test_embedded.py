@@ -1,0 +1,39 @@
+"""The embedded base model's folder is one that plain diffusers loads."""
+
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from transformers import CLIPTokenizer
+
+from tests.tiny_base import CAPTIONS, TINY
+from unifl.diffusion.embedded import Architecture, build_tokenizer, build_unet
+
+
+def test_plain_diffusers_loads_the_folder_in_float32_and_draws(base_folder: Path) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(base_folder)
+    assert {pipeline.unet.dtype, pipeline.vae.dtype, pipeline.text_encoder.dtype} == {torch.float32}
+    pipeline.set_progress_bar_config(disable=True)
+    (picture,) = pipeline("a red fox", num_inference_steps=2, guidance_scale=2.0).images
+    assert picture.size == (TINY.image_side, TINY.image_side)
+
+
+def test_no_file_of_the_full_size_unet_is_larger_than_a_shard(tmp_path: Path) -> None:
+    build_unet(Architecture()).half().save_pretrained(tmp_path, max_shard_size="12MB")
+    assert max(file.stat().st_size for file in tmp_path.iterdir()) <= 12_100_000
+
+
+def test_the_tokenizer_covers_any_text(base_folder: Path) -> None:
+    tokenizer = CLIPTokenizer.from_pretrained(base_folder / "tokenizer")
+    for text in (CAPTIONS[0], "Zürich 🍎 <script>", "", "x" * 500):
+        ids = tokenizer(text, padding="max_length", truncation=True)["input_ids"]
+        assert len(ids) == TINY.text_length
+        assert ids[0] == tokenizer.bos_token_id
+        assert max(ids) < len(tokenizer)
+
+
+def test_known_words_are_single_tokens() -> None:
+    tokenizer = build_tokenizer(CAPTIONS * 20, Architecture(vocabulary=2000))
+    assert tokenizer.tokenize("a red fox on a blue background") == [
+        f"{word}</w>" for word in ["a", "red", "fox", "on", "a", "blue", "background"]
+    ]
