@@ -15,6 +15,7 @@ from unifl.lineage.records import Resource, read_record
 from unifl.report.run_folder import Missing, RunFolder
 from unifl.report.scores import number
 
+MOST_METRICS = 6  # of a step, in its row; the record has all of them
 SHORT_DIGEST = 12  # hex digits shown; the whole digest is in the cell's title and in the record
 
 
@@ -33,9 +34,7 @@ def steps(run: RunFolder) -> dict[str, Any]:
                 "updates": f"{int(metrics['updates']):,}" if "updates" in metrics else "",
                 "cpu": duration(cpu) if cpu is not None else "",
                 "wall": duration(step["wall_seconds"]) if step.get("wall_seconds") is not None else "",
-                "metrics": ", ".join(
-                    f"{key} {_shown(value)}" for key, value in list(metrics.items()) if key != "updates"
-                ),
+                "metrics": _shown_metrics(metrics),
                 "record": run.relative(record) if record else "",
             }
         )
@@ -98,6 +97,12 @@ def _artifact(resource: Resource) -> dict[str, str]:
         "uri": resource.uri,
         "dvc": f"{pointer} md5:{resource.dvc.get('md5', '')}" if pointer else "",
     }
+
+
+def _shown_metrics(metrics: dict[str, Any]) -> str:
+    shown = [f"{key} {_shown(value)}" for key, value in metrics.items() if key != "updates"]
+    more = len(shown) - MOST_METRICS
+    return ", ".join(shown[:MOST_METRICS]) + (f", and {more} more in the record" if more > 0 else "")
 
 
 def _shown(value: Any) -> str:

@@ -114,7 +114,8 @@ def reward_figure(axis_name: str, details: Mapping[str, Any], alpha: float) -> M
             counts = np.asarray(details["histograms"][side], dtype=float)
             scores.stairs(counts, edges, fill=True, color=colour, alpha=fill)
             scores.stairs(counts, edges, color=colour, linewidth=1.4, label=side)
-        scores.axvline(alpha, color=ROLES["ink"], linewidth=1.3, linestyle=(0, (4, 2)), label=f"α = {number(alpha)}")
+        height = scores.get_ylim()[1]
+        scores.plot([alpha, alpha], [0, height], "--", color=ROLES["ink"], linewidth=1.3, label=f"α = {number(alpha)}")
         scores.set(title="Scores of validation images", xlabel="score, in standard deviations", ylabel="images")
         _legend_above_curves(scores, 3)
         _draw_accuracy(curve, details["curve"], ROLES[axis_name])

@@ -48,8 +48,16 @@ class Row:
     scores: Mapping[str, Score]
 
     @property
+    def model_title(self) -> str:
+        return MODEL_TITLES.get(self.model, self.model)
+
+    @property
+    def steps_title(self) -> str:
+        return steps_words(self.steps)
+
+    @property
     def title(self) -> str:
-        return f"{MODEL_TITLES.get(self.model, self.model)}, {steps_words(self.steps)}"
+        return f"{self.model_title}, {self.steps_title}"
 
 
 @dataclass(frozen=True)

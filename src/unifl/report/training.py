@@ -78,7 +78,14 @@ def panels(updates: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     grouped: dict[str, list[str]] = {}
     for key in keys:
         grouped.setdefault(_heading(key), []).append(key)
-    last = ("Rewards", "Hinge terms", "Discriminator", "Gradient norm")
+    last = (
+        "Rewards",
+        "Hinge terms",
+        "Discriminator loss",
+        "Discriminator accuracy",
+        "Discriminator scores",
+        "Gradient norm",
+    )
     order = sorted(grouped, key=lambda heading: (heading != "Loss", last.index(heading) if heading in last else -1))
     return [(heading, grouped[heading]) for heading in order]
 
@@ -92,9 +99,9 @@ def _heading(key: str) -> str:
         return "Hinge terms"
     if any(axis in key for axis in AXES):
         return "Rewards"
-    if any(word in key for word in ("discriminator", "real", "fake")):
-        return "Discriminator"
-    return figures.readable(key).capitalize()
+    if key in ("score_real", "score_fake"):
+        return "Discriminator scores"
+    return "Discriminator loss" if key == "discriminator" else figures.readable(key).capitalize()
 
 
 def rewards(run: RunFolder) -> dict[str, Any]:

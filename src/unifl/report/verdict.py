@@ -2,6 +2,7 @@
 
 The claims are those of arXiv 2404.05595 (§5, Table 1): few steps without loss, quality at many steps. The words follow
 from the 95% intervals, never from a hand, so a run that failed to beat the base says so in the same place and size.
+Where two intervals overlap, the paired difference over the same prompts decides, and the sentence says that.
 """
 
 from __future__ import annotations
@@ -9,10 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from unifl.report.scores import MODEL_TITLES, Evaluation, Score, steps_words, with_interval
+from unifl.report.scores import Evaluation, Score, steps_words, with_interval
 
 Outcome = Literal["good", "bad", "open"]
 NO_DIFFERENCE = Score(0.0, 0.0, 0.0)
+WORDS: dict[Outcome, tuple[str, str]] = {
+    "good": ("Yes", "beats"),
+    "bad": ("No", "is worse than"),
+    "open": ("Not shown", "is not shown to differ from"),
+}
 
 
 @dataclass(frozen=True)
@@ -79,17 +85,23 @@ def _claim(evaluation: Evaluation, model: str, steps: int, against: str, against
     if metric.key not in tuned.scores or metric.key not in base.scores:
         return None
     candidate, reference = tuned.scores[metric.key], base.scores[metric.key]
+    compared = evaluation.comparison(model, steps, against, against_steps)
+    paired = None if compared is None else compared.differences.get(metric.key)
     result = outcome(candidate, reference, metric.lower_is_better)
-    title, against_title = MODEL_TITLES[model], MODEL_TITLES[against].lower()
-    verb = {"good": "beats", "bad": "is worse than", "open": "is not shown to differ from"}[result]
-    sentence = f"{title} at {steps_words(steps)} {verb} the {against_title} at {steps_words(against_steps)}."
-    word = {"good": "Yes", "bad": "No", "open": "Not shown"}[result]
+    apart = result != "open"
+    if not apart and paired is not None:
+        result = outcome(paired, NO_DIFFERENCE, metric.lower_is_better)
+    word, verb = WORDS[result]
+    sentence = f"{tuned.model_title} at {tuned.steps_title} {verb} the {base.model_title.lower()} at {base.steps_title}"
+    only_paired = result != "open" and not apart
+    sentence += ", but only pair by pair." if only_paired else "."
     better = "lower" if metric.lower_is_better else "higher"
-    overlap = "do not overlap" if result != "open" else "overlap"
-    intervals = f"The 95% intervals {overlap}." if candidate.has_interval or reference.has_interval else "No interval."
-    values = f"{metric.title}: {with_interval(candidate)} against {with_interval(reference)}"
-    evidence = f"{values}{_change(candidate, reference)} ({better} is better). {intervals}"
-    return Claim(result, word, sentence, evidence)
+    evidence = f"{metric.title}: {with_interval(candidate)} against {with_interval(reference)}"
+    evidence += f"{_change(candidate, reference)} ({better} is better). "
+    evidence += "The 95% intervals do not overlap." if apart else "The 95% intervals overlap."
+    if paired is not None:
+        evidence += f" Paired over the same prompts and seeds, the difference is {with_interval(paired)}."
+    return Claim(result, f"{word}, in pairs" if only_paired else word, sentence, evidence)
 
 
 def _change(candidate: Score, reference: Score) -> str:

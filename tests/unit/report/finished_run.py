@@ -143,13 +143,17 @@ def write_tuned_model(folder: Path, name: str, updates: int, rng: np.random.Gene
                 "style": 0.5 - 0.3 * progress + rng.normal(0, 0.05),
             }
         else:
+            row |= {f"hinge_{axis}": max(0.0, 0.7 - 0.5 * progress + rng.normal(0, 0.05)) for axis in AXES}
             row |= {
                 f"reward_{axis}": 0.2 * index + 0.8 * progress + rng.normal(0, 0.15) for index, axis in enumerate(AXES)
             }
         if name == "adversarial_feedback":
             row |= {
                 "generator": 0.5 + rng.normal(0, 0.2),
-                "discriminator_loss": 1.3 - 0.2 * progress + rng.normal(0, 0.1),
+                "discriminator": 1.3 - 0.2 * progress + rng.normal(0, 0.1),
+                "discriminator_accuracy": 0.5 + 0.2 * progress + rng.normal(0, 0.05),
+                "score_real": 0.4 * progress + rng.normal(0, 0.1),
+                "score_fake": -0.4 * progress + rng.normal(0, 0.1),
             }
         rows.append(row)
     folder.mkdir(parents=True)

@@ -136,8 +136,9 @@ def test_table_headers_say_what_they_head(page: str) -> None:
 
 def test_metrics_table_holds_intervals_and_the_autoencoder_floor(page: str) -> None:
     words = section(page, "metrics")
-    assert "47.8 45.9 to 49.7" in words
-    assert "Autoencoder floor 5.30 4.90 to 5.70" in words
+    assert "KID ×1000 lower is better 14.2 13.0 to 15.4 47.8 45.9 to 49.7" in words
+    assert "Autoencoder floor" in words
+    assert "5.30 4.90 to 5.70" in words
 
 
 def test_steps_table_shows_updates_cost_cache_and_record(page: str) -> None:
@@ -169,7 +170,7 @@ def test_comparisons_show_the_jurys_points(page: str) -> None:
 
 
 def test_gate_and_validation_say_their_verdicts(page: str) -> None:
-    assert "Quality gate: passed. Kid of stage2 at 4 steps is 11.4" in section(page, "result")
+    assert "Quality gate: passed. Holds: kid of stage2 at 4 steps is 11.4" in section(page, "result")
     assert "Validation: passed. 34 checks, 0 errors, 1 warnings." in section(page, "data")
     assert 'href="outputs/validate_data/report"' in page
 
