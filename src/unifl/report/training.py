@@ -226,10 +226,14 @@ def data(run: RunFolder) -> dict[str, Any] | Missing:
         (style, [f"{row.get(split, 0):,}" for split in view["splits"]], f"{row.sum():,}")
         for style, row in table.iterrows()
     ]
-    licences = Counter(zip(frame["source"], frame["licence"], frame["attribution"], strict=True))
-    view["licences"] = [(*key, f"{count:,}") for key, count in sorted(licences.items())]
+    packages = [_packages(source) for source in frame["source"]]
+    licences = Counter(zip(packages, frame["licence"], frame["attribution"], strict=True))
+    view["licences"] = [("images", *key, f"{count:,}") for key, count in sorted(licences.items())]
+    view["licences"] += _prompt_licences(run)
     view["concepts"] = f"{len({concept for row in frame['concepts'] for concept in row}):,}"
-    view["others"] = [entry for entry in (_prompt_count(run), _preference_count(run)) if entry]
+    view["others"] = [
+        entry for entry in (_count(run, "prompts", "prompts"), _count(run, "preferences", "votes on pairs")) if entry
+    ]
     return view
 
 
@@ -237,14 +241,24 @@ def _picture(encoded: bytes) -> str:
     return read_png(io.BytesIO(encoded))[1]
 
 
-def _prompt_count(run: RunFolder) -> tuple[str, str] | None:
+def _packages(source: str) -> str:
+    """The icon sets in "set@1.2#dog; set@1.2#cat", without the single icons: "set@1.2"."""
+    return "; ".join(sorted({icon.split("#")[0].strip() for icon in source.split(";")}))
+
+
+def _prompt_licences(run: RunFolder) -> list[tuple[str, str, str, str, str]]:
     path = run.output("resolve_data", "prompts")
-    return None if isinstance(path, Missing) else ("prompts", f"{_rows(path):,}")
+    if isinstance(path, Missing):
+        return []
+    import pyarrow.parquet as pq
+
+    counts = Counter(pq.read_table(path, columns=["licence"]).column("licence").to_pylist())
+    return [("prompts", "prompt database", licence, "", f"{count:,}") for licence, count in sorted(counts.items())]
 
 
-def _preference_count(run: RunFolder) -> tuple[str, str] | None:
-    path = run.output("resolve_data", "preferences")
-    return None if isinstance(path, Missing) else ("votes on pairs of images", f"{_rows(path):,}")
+def _count(run: RunFolder, output: str, label: str) -> tuple[str, str] | None:
+    path = run.output("resolve_data", output)
+    return None if isinstance(path, Missing) else (label, f"{_rows(path):,}")
 
 
 def _rows(path: Path) -> int:

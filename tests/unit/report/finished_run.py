@@ -182,7 +182,7 @@ def write_images(folder: Path, rng: np.random.Generator) -> None:
                 "background": "plain",
                 "masks": [mask],
                 "split": "test" if style == "indigo" else ("train", "train", "train", "validation", "test")[number % 5],
-                "source": f"{style} icons",
+                "source": f"{style}-icons@1.2#{shape}; {style}-icons@1.2#icon-{number}",
                 "licence": licence,
                 "attribution": f"The authors of the {style} icon set",
             }

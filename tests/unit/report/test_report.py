@@ -191,7 +191,8 @@ def test_prompts_show_ans_before_and_after(page: str) -> None:
 def test_data_states_licences_and_attribution(page: str) -> None:
     words = section(page, "data")
     assert "CC-BY-4.0" in words
-    assert "The authors of the twemoji icon set" in words
+    assert "images twemoji-icons@1.2 CC-BY-4.0 The authors of the twemoji icon set 40" in words
+    assert "prompts prompt database Apache-2.0 8" in words
 
 
 def test_lineage_gives_the_digest_of_the_tuned_model(finished: Path, page: str) -> None:
