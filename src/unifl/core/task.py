@@ -8,6 +8,7 @@ $UNIFL_ERROR_FILE names (a run on this machine sets it; on Kubernetes it can be 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -50,6 +51,8 @@ def run_task(step: str, arguments: Mapping[str, Any]) -> None:
     Kubeflow shows them.
     """
     _follow_parent()
+    # kfp's executor logs at INFO for every library in the process; a step's log is its own.
+    logging.getLogger().setLevel(logging.WARNING)
     print(BEGIN_LINE, file=sys.stderr, flush=True)
     try:
         _run(step, arguments)
@@ -90,7 +93,7 @@ def _run(step: str, arguments: Mapping[str, Any]) -> None:
 
 def _end(step: str, line: str, exit_code: int) -> NoReturn:
     line = " ".join(line.split())
-    print(line, file=sys.stderr, flush=True)
+    print(line, END_LINE, sep="\n", file=sys.stderr, flush=True)
     if file := os.environ.get(ERROR_FILE_VARIABLE):
         Path(file).write_text(json.dumps({"step": step, "exit_code": exit_code, "error": line}), encoding="utf-8")
     raise SystemExit(exit_code)
