@@ -152,6 +152,7 @@ def _file_system(repository: str, revision: str | None, remote: str | None) -> I
         config = {"core": {"no_scm": True}}
     try:
         fs = DVCFileSystem(repository, rev=revision or None, remote=remote or None, config=config)
+        _ = fs.repo  # opened (or cloned) only when it is asked for
     except (DvcException, SCMError, OSError) as error:
         raise SettingsError(
             f"the DVC repository can't be opened at {revision or 'its working folder'}: {_one_line(error)}",
@@ -167,6 +168,7 @@ def _file_system(repository: str, revision: str | None, remote: str | None) -> I
 @contextmanager
 def _dvc_errors(path: str, repository: str, revision: str | None) -> Iterator[None]:
     from dvc.exceptions import DvcException
+    from dvc_data.index import DataIndexDirError
     from dvc_objects.errors import ObjectFormatError
 
     where = f"{without_secrets(repository)}@{revision or 'working folder'}"
@@ -176,11 +178,15 @@ def _dvc_errors(path: str, repository: str, revision: str | None) -> Iterator[No
         raise DataContractError(
             f"the path is not in {where}, or its data not in the remote", file=path, remedy=PULL
         ) from (error)
-    except (DvcException, ObjectFormatError) as error:
+    except (DvcException, DataIndexDirError, ObjectFormatError) as error:
         raise DataContractError(
             f"the data can't be fetched from {where}: {_one_line(error)}", file=path, remedy=PULL
         ) from error
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    """The error and what it came from: DVC's own text is often no more than "SCM error"."""
+    causes = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    return " ".join(": ".join(str(cause) for cause in causes).split())

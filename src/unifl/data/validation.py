@@ -184,13 +184,19 @@ def suite_checks(data: Loaded, suite: dict[str, Any]) -> list[Check]:
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
+    try:
+        expectations = gx.ExpectationSuite(name=suite["name"], expectations=suite["expectations"])
+    except Exception as error:
+        # Great Expectations raises whatever its own models raise (two versions of pydantic, attribute errors).
+        reason = " ".join(str(error).split())
+        raise SettingsError(f"the suite {data.kind} holds an expectation that can't be built: {reason}") from error
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     asset = context.data_sources.add_pandas(data.kind).add_dataframe_asset(data.kind)
     definition = gx.ValidationDefinition(
         name=data.kind,
         data=asset.add_batch_definition_whole_dataframe(data.kind),
-        suite=context.suites.add(gx.ExpectationSuite(name=suite["name"], expectations=suite["expectations"])),
+        suite=context.suites.add(expectations),
     )
     validation = context.validation_definitions.add(definition)
     result = validation.run(
