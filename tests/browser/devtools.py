@@ -15,7 +15,7 @@ from typing import Any
 import websocket
 
 CHROMIUM = Path("/usr/bin/chromium")
-START_SECONDS = 60
+START_SECONDS = 120
 FLAGS = (
     "--headless",
     "--no-sandbox",

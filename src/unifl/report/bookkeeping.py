@@ -11,11 +11,13 @@ from typing import Any
 
 from unifl.core.errors import LineageError
 from unifl.core.progress import duration
-from unifl.lineage.records import Resource, read_record
+from unifl.lineage.records import Record, Resource, read_record
 from unifl.report.run_folder import Missing, RunFolder
 from unifl.report.scores import number
 
 MOST_METRICS = 6  # of a step, in its row; the record has all of them
+LONGEST_WORD = 20  # of a metric in that row
+SHOWN_TENTHS = 9.95  # seconds below which a time has a decimal
 SHORT_DIGEST = 12  # hex digits shown; the whole digest is in the cell's title and in the record
 
 
@@ -32,16 +34,16 @@ def steps(run: RunFolder) -> dict[str, Any]:
                 "name": step["name"],
                 "status": status(step),
                 "updates": f"{int(metrics['updates']):,}" if "updates" in metrics else "",
-                "cpu": duration(cpu) if cpu is not None else "",
-                "wall": duration(step["wall_seconds"]) if step.get("wall_seconds") is not None else "",
+                "cpu": _seconds(cpu) if cpu is not None else "",
+                "wall": _seconds(step["wall_seconds"]) if step.get("wall_seconds") is not None else "",
                 "metrics": _shown_metrics(metrics),
                 "record": run.relative(record) if record else "",
             }
         )
     return {
         "rows": rows,
-        "cpu": duration(sum(float(step.get("cpu_seconds") or 0) for step in run.steps)),
-        "wall": duration(sum(float(step.get("wall_seconds") or 0) for step in run.steps)),
+        "cpu": _seconds(sum(float(step.get("cpu_seconds") or 0) for step in run.steps)),
+        "wall": _seconds(sum(float(step.get("wall_seconds") or 0) for step in run.steps)),
         "updates": f"{sum(int((step.get('metrics') or {}).get('updates', 0)) for step in run.steps):,}",
         "cached": sum(1 for step in run.steps if step.get("cached")),
     }
@@ -72,9 +74,11 @@ def lineage(run: RunFolder) -> dict[str, Any] | Missing:
         entries.append({"name": step["name"], "made": made, "taken": taken, "seed": record.internal.get("seed")})
     if not records:
         return Missing("No step of this run left a record.")
-    produced = {subject.sha256 for record in records for subject in record.subjects}
     given = {
-        (item.name, item.sha256): item for record in records for item in record.materials if item.sha256 not in produced
+        (material.name, material.sha256): material
+        for record in records
+        for material in record.materials
+        if not any(_made_by(other, material) for other in records if other is not record)
     }
     tuned = [subject for record in records for subject in record.subjects if subject.name == "tuned_model"]
     return {
@@ -84,6 +88,14 @@ def lineage(run: RunFolder) -> dict[str, Any] | Missing:
         "commits": sorted({str(record.internal.get("commit") or "unknown") for record in records}),
         "dirty": any(record.internal.get("dirty") for record in records),
     }
+
+
+def _made_by(record: Record, material: Resource) -> bool:
+    return any(subject.sha256 == material.sha256 for subject in record.subjects)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s" if value < SHOWN_TENTHS else duration(value)
 
 
 def _artifact(resource: Resource) -> dict[str, str]:
@@ -100,9 +112,15 @@ def _artifact(resource: Resource) -> dict[str, str]:
 
 
 def _shown_metrics(metrics: dict[str, Any]) -> str:
-    shown = [f"{key} {_shown(value)}" for key, value in metrics.items() if key != "updates"]
-    more = len(shown) - MOST_METRICS
-    return ", ".join(shown[:MOST_METRICS]) + (f", and {more} more in the record" if more > 0 else "")
+    """The first metrics that a person can read: no digests (the lineage has them), no updates (their own column)."""
+    readable = {
+        key: value
+        for key, value in metrics.items()
+        if key != "updates" and not (isinstance(value, str) and len(value) > LONGEST_WORD)
+    }
+    shown = [f"{key} {_shown(value)}" for key, value in list(readable.items())[:MOST_METRICS]]
+    more = len(readable) - len(shown)
+    return ", ".join(shown) + (f", and {more} more in the record" if more else "")
 
 
 def _shown(value: Any) -> str:

@@ -211,6 +211,12 @@ GONE = {
 }
 
 
+def test_lineage_lists_the_data_that_the_run_was_given_and_nothing_it_made(page: str) -> None:
+    given = section(page, "lineage").split("What the run was given")[1].split("What each step made from what")[0]
+    assert all(f" {name} sha256:" in given for name in ("images", "prompts", "preferences", "base_model"))
+    assert "evaluation" not in given
+
+
 def test_missing_files_are_said_in_their_sections(run: Path, page: str) -> None:
     for file in GONE:
         (run / file).unlink()
