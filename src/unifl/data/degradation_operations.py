@@ -39,8 +39,8 @@ def oversaturated(image: Pixels, masks: Masks, strength: float, rng: np.random.G
 
 
 def clashing_hue(image: Pixels, masks: Masks, strength: float, rng: np.random.Generator) -> Pixels:
-    """Turns the hue of the objects by up to 180 degrees, either way, and leaves the background."""
-    turned = _turned(image, _sign(rng) * (30.0 + 150.0 * strength))
+    """Turns the hue of the objects by 40 to 180 degrees, either way, makes it garish, and leaves the background."""
+    turned = _with_chroma(_turned(image, _sign(rng) * (40.0 + 140.0 * strength)), 1.0 + 0.5 * strength)
     if len(masks) == 0:
         return turned
     alpha = _soft(_union(masks))

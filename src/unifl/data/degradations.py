@@ -8,20 +8,21 @@ the family "judge", whose operations differ on every axis.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from unifl.core.errors import DataContractError
-from unifl.data.degradation_operations import FAMILIES, NEEDS_TWO_OBJECTS
+from unifl.data.degradation_operations import FAMILIES, NEEDS_TWO_OBJECTS, Masks, Pixels
 from unifl.data.vocabulary import AXES
 
 Family = Literal["reward", "judge"]
 UNTOUCHED = ""
 WEAKEST = 0.15  # below this, a degradation of a 64-pixel image is hardly visible
 _SEEDS = 100_000
+_ORDER = ("color", "lighting", "layout", "detail")
 
 _OPERATIONS = {
     (family, name): (axis, operation)
@@ -33,23 +34,32 @@ _OPERATIONS = {
 
 @dataclass(frozen=True)
 class Derivation:
-    """How one side of a pair was made: an operation of a family, its strength in (0, 1] and the seed of its choices."""
+    """How one side of a pair was made: an operation of a family, its strength in (0, 1] and the seed of its choices.
+
+    `also` is a second degradation, on another axis: a distraction, by which a reward learns to look at its own axis.
+    """
 
     family: Family
     operation: str
     strength: float
     seed: int
+    also: Derivation | None = None
 
     @property
     def axis(self) -> str:
         """The axis on which the operation degrades."""
         return _OPERATIONS[self.family, self.operation][0]
 
+    def on(self, axis: str) -> Derivation | None:
+        """The part that degrades `axis`, or None."""
+        return self if self.axis == axis else self.also.on(axis) if self.also is not None else None
+
     def __str__(self) -> str:
-        return json.dumps(
-            {"family": self.family, "operation": self.operation, "strength": self.strength, "seed": self.seed},
-            separators=(",", ":"),
-        )
+        return json.dumps(self._fields(), separators=(",", ":"))
+
+    def _fields(self) -> dict[str, Any]:
+        own = {"family": self.family, "operation": self.operation, "strength": self.strength, "seed": self.seed}
+        return own if self.also is None else own | {"also": self.also._fields()}
 
 
 def parse(derivation: str) -> Derivation | None:
@@ -59,26 +69,36 @@ def parse(derivation: str) -> Derivation | None:
     """
     if derivation == UNTOUCHED:
         return None
-    expected = 'JSON like {"family":"reward","operation":"blur","strength":0.5,"seed":7} or ""'
     try:
-        fields = json.loads(derivation)
-        parsed = Derivation(fields["family"], str(fields["operation"]), float(fields["strength"]), int(fields["seed"]))
-        extra = set(fields) - {"family", "operation", "strength", "seed"}
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataContractError(f"derivation {derivation!r} is unreadable ({error})", expected=expected) from error
+        return _derivation(json.loads(derivation))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataContractError(
+            f"derivation {derivation!r} is wrong: {_reason(error)}",
+            expected='JSON like {"family":"reward","operation":"blur","strength":0.5,"seed":7} or ""',
+        ) from error
+
+
+def _derivation(fields: dict[str, Any], nested: bool = False) -> Derivation:
+    """Raises KeyError, TypeError or ValueError, which say what is wrong with the fields."""
+    family, operation = fields["family"], fields["operation"]
+    strength, seed = float(fields["strength"]), int(fields["seed"])
+    extra = set(fields) - {"family", "operation", "strength", "seed", *([] if nested else ["also"])}
     if extra:
-        raise DataContractError(f"derivation {derivation!r} has unknown fields {sorted(extra)}", expected=expected)
-    if (parsed.family, parsed.operation) not in _OPERATIONS:
-        known = ", ".join(name for family, name in _OPERATIONS if family == parsed.family)
-        raise DataContractError(
-            f"derivation {derivation!r} names an unknown operation",
-            expected=f"one of {known}" if known else f"family {' or '.join(get_args(Family))}",
-        )
-    if not 0 < parsed.strength <= 1 or parsed.seed < 0:
-        raise DataContractError(
-            f"derivation {derivation!r}: strength or seed out of range", expected="0 < strength <= 1"
-        )
-    return parsed
+        raise ValueError(f"unknown fields {sorted(extra)}")
+    if (family, operation) not in _OPERATIONS:
+        known = ", ".join(name for of, name in _OPERATIONS if of == family) or f"a family of {', '.join(FAMILIES)}"
+        raise ValueError(f"unknown operation {operation!r}, known are {known}")
+    if not 0 < strength <= 1 or seed < 0:
+        raise ValueError("0 < strength <= 1 and seed >= 0 do not hold")
+    also = _derivation(fields["also"], nested=True) if "also" in fields else None
+    derivation = Derivation(family, operation, strength, seed, also)
+    if also is not None and also.axis == derivation.axis:
+        raise ValueError(f"both operations are of the axis {also.axis}")
+    return derivation
+
+
+def _reason(error: Exception) -> str:
+    return f"field {error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def apply(derivation: str, image: npt.NDArray[np.uint8], masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
@@ -95,20 +115,37 @@ def apply(derivation: str, image: npt.NDArray[np.uint8], masks: npt.NDArray[np.b
     parsed = parse(derivation)
     if parsed is None:
         return image
-    axis, operation = _OPERATIONS[parsed.family, parsed.operation]
     # Objects that another object hides completely have an empty mask and nothing to move.
     visible = masks[masks.any(axis=(1, 2))]
-    needed = 2 if parsed.operation in NEEDS_TWO_OBJECTS else 1 if axis == "layout" else 0
+    pixels = np.asarray(image, dtype=np.float32) / np.float32(255)
+    parts = [parsed] if parsed.also is None else [parsed, parsed.also]
+    # Masks say where objects are until layout moves them; a camera's faults come after the scene's.
+    for part in sorted(parts, key=lambda part: _ORDER.index(part.axis)):
+        pixels = _degraded(part, pixels, visible)
+    return np.round(pixels * 255).astype(np.uint8)
+
+
+def _degraded(part: Derivation, pixels: Pixels, visible: Masks) -> Pixels:
+    axis, operation = _OPERATIONS[part.family, part.operation]
+    needed = 2 if part.operation in NEEDS_TWO_OBJECTS else 1 if axis == "layout" else 0
     if len(visible) < needed:
         raise DataContractError(
-            f"derivation {derivation!r} needs {needed} objects, the image has {len(visible)}",
+            f"operation {part.operation} needs {needed} objects, the image has {len(visible)}",
             expected="instance masks of the image",
         )
     # Operations of different names draw different numbers from the same seed.
-    rng = np.random.default_rng([parsed.seed, *parsed.operation.encode()])
-    pixels = np.asarray(image, dtype=np.float32) / np.float32(255)
-    degraded = operation(pixels, visible, parsed.strength, rng)
-    return np.round(degraded * 255).astype(np.uint8)
+    rng = np.random.default_rng([part.seed, *part.operation.encode()])
+    return operation(pixels, visible, part.strength, rng)
+
+
+def combined(derivation: str, also: str) -> str:
+    """One derivation that does both; either may be "". Raises DataContractError when both are of one axis."""
+    first, second = parse(derivation), parse(also)
+    if first is None or second is None:
+        return derivation or also
+    both = str(replace(first, also=second))
+    parse(both)
+    return both
 
 
 def sample_derivation(

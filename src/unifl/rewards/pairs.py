@@ -29,6 +29,7 @@ class VotedPair:
     """
 
     pair_id: str
+    axis: str
     prompt: str
     preferred: Reference
     rejected: Reference
@@ -36,9 +37,10 @@ class VotedPair:
 
     @property
     def operation(self) -> str:
-        """What the rejected side suffers from: a degradation's name, or `untouched`."""
+        """The degradation of the pair's axis from which the rejected side suffers, or `untouched`."""
         parsed = parse(self.rejected[1])
-        return parsed.operation if parsed is not None else "untouched"
+        part = parsed.on(self.axis) if parsed is not None else None
+        return part.operation if part is not None else "untouched"
 
 
 def read_votes(path: Path, axis: str, images: ImageTable) -> pd.DataFrame:
@@ -87,7 +89,7 @@ def majority(votes: pd.DataFrame) -> list[VotedPair]:
     """Pairs in the order of their first vote; pairs whose two sides weigh the same are left out, they say nothing."""
     for_a = votes["weight"].where(votes["preferred"] == "a", 0.0)
     grouped = votes.assign(for_a=for_a).groupby("pair_id", sort=False)
-    first = grouped[["prompt", "image_a", "derivation_a", "image_b", "derivation_b"]].first()
+    first = grouped[["axis", "prompt", "image_a", "derivation_a", "image_b", "derivation_b"]].first()
     shares = grouped["for_a"].sum() / grouped["weight"].sum()
     pairs = []
     for row, share in zip(first.itertuples(), shares, strict=True):
@@ -96,7 +98,7 @@ def majority(votes: pd.DataFrame) -> list[VotedPair]:
             continue
         a, b = (row.image_a, row.derivation_a), (row.image_b, row.derivation_b)
         preferred, rejected = (a, b) if share > 0.5 else (b, a)
-        pairs.append(VotedPair(row.Index, row.prompt, preferred, rejected, margin))
+        pairs.append(VotedPair(row.Index, row.axis, row.prompt, preferred, rejected, margin))
     return pairs
 
 
