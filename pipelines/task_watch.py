@@ -20,6 +20,7 @@ from rich.table import Table
 from unifl.core.task import BEGIN_LINE, END_LINE
 
 STATES = {"waiting": "dim", "running": "bold cyan", "cached": "green", "ran": "green", "failed": "bold red"}
+KFP_LOG = "[KFP Executor"
 _CONTROL = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -62,7 +63,7 @@ class TaskWatch:
         text, task = _CONTROL.sub("", text).strip(), self.running
         if BEGIN_LINE in text or END_LINE in text:
             self._in_step = BEGIN_LINE in text
-        elif task and text and self._in_step:
+        elif task and text and self._in_step and not text.startswith(KFP_LOG):
             task.line = text
             self.log(f"    {text}")
 
