@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,6 +62,17 @@ def sha256_path(path: Path) -> str:
     if path.is_dir():
         return sha256_manifest(folder_files(path))
     return sha256_file(path)
+
+
+def dvc_md5(path: Path) -> str:
+    """The MD5 by which DVC knows a file, or a folder (MD5 of its sorted JSON list of files, with `.dir` appended)."""
+    if path.is_file():
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "md5").hexdigest()
+    files = sorted(Path(parent, name) for parent, _, names in os.walk(path, followlinks=True) for name in names)
+    entries = {file.relative_to(path).as_posix(): dvc_md5(file) for file in files}
+    listed = [{"md5": entries[name], "relpath": name} for name in sorted(entries)]
+    return hashlib.md5(json.dumps(listed, sort_keys=True).encode()).hexdigest() + ".dir"
 
 
 @functools.lru_cache(maxsize=1)

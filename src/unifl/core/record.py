@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import unifl
-from unifl.core.digest import folder_files, sha256_file, sha256_manifest
+from unifl.core.digest import dvc_md5, folder_files, sha256_file, sha256_manifest
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
@@ -89,7 +89,10 @@ def described(name: str, path: Path, uri_path: Path | None = None) -> Artifact:
 
 
 def dvc_digest(path: Path) -> dict[str, str] | None:
-    """DVC's pointer file and MD5 of `path`, from `<path>.dvc` or a `dvc.lock` of its folder or a parent; or None."""
+    """What DVC calls `path`, when `<path>.dvc` or a `dvc.lock` of its folder or a parent tracks it; else None.
+
+    `pointer` is that file and `md5` what lies there now; `tracked_md5` is added where the pointer says something else.
+    """
     import yaml
 
     absolute = Path(os.path.abspath(path))
@@ -105,7 +108,9 @@ def dvc_digest(path: Path) -> dict[str, str] | None:
         for stage in stages:
             for output in stage.get("outs") or []:
                 if "md5" in output and file.parent / output["path"] == absolute:
-                    return {"pointer": path_uri(file), "md5": str(output["md5"])}
+                    md5, tracked = dvc_md5(path), str(output["md5"])
+                    found = {"pointer": path_uri(file), "md5": md5}
+                    return found if md5 == tracked else {**found, "tracked_md5": tracked}
     return None
 
 
@@ -115,8 +120,8 @@ def source_state() -> dict[str, Any]:
     commit: str | None = None
     dirty: bool | None = None
     if root is not None:
-        commit = _git(root, "rev-parse", "--verify", "-q", "HEAD")
-        status = _git(root, "status", "--porcelain", "--", *CODE_PATHS)
+        commit = git(root, "rev-parse", "--verify", "-q", "HEAD")
+        status = git(root, "status", "--porcelain", "--", *CODE_PATHS)
         dirty = None if status is None else status != ""
     if commit is None:
         commit = os.environ.get(COMMIT_VARIABLE) or None
@@ -125,7 +130,8 @@ def source_state() -> dict[str, Any]:
     return {"commit": commit, "dirty": dirty, "lock_sha256": digests or None}
 
 
-def _git(root: Path, *arguments: str) -> str | None:
+def git(root: Path, *arguments: str) -> str | None:
+    """What git answers in the checkout `root`; None when it fails or isn't installed."""
     try:
         answer = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
     except FileNotFoundError:

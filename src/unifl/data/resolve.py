@@ -7,8 +7,6 @@ folder without .git.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,17 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unifl.core.digest import sha256_path
+from unifl.core.digest import dvc_md5, sha256_path
 from unifl.core.errors import DataContractError, SettingsError
-from unifl.core.record import Artifact, without_secrets
+from unifl.core.record import Artifact, git, without_secrets
 
 PULL = "check repository, revision and remote; `dvc pull` in that checkout shows what DVC misses"
+
+UNCOMMITTED = "-uncommitted"
 
 
 @dataclass(frozen=True)
 class Resolved:
     """Where data lies: repository, commit (None outside git), and for every name its path and DVC's MD5.
 
+    The commit ends in `-uncommitted` when the pointers were taken from a working folder that has changed them since.
     An MD5 that ends in `.dir` names a folder; None marks a path that git holds and DVC does not.
     """
 
@@ -80,7 +81,7 @@ def fetch(
             annotations: dict[str, Any] = {}
             if resolved.md5[name]:
                 annotations["dvc"] = {"md5": resolved.md5[name], "path": path}
-            uri = f"dvc+{repository}@{resolved.commit or 'no-commit'}#{path}"
+            uri = f"dvc+{_address(fs, repository)}@{resolved.commit or 'no-commit'}#{path}"
             materials.append(Artifact(name, uri, {"sha256": sha256}, annotations))
     return materials
 
@@ -91,7 +92,27 @@ def _resolved(fs: Any, repository: str, revision: str | None, paths: Mapping[str
         with _dvc_errors(path, repository, revision):
             info = fs.info(path)
         md5[name] = (info.get("dvc_info") or {}).get("md5")
-    return Resolved(without_secrets(repository), _commit(fs), dict(paths), md5)
+    commit = _commit(fs)
+    if commit is not None and not revision and _pointers_changed(Path(repository), paths):
+        commit += UNCOMMITTED
+    return Resolved(without_secrets(repository), commit, dict(paths), md5)
+
+
+def _pointers_changed(checkout: Path, paths: Mapping[str, str]) -> bool:
+    """Whether the working folder's DVC pointers of `paths` differ from its commit."""
+    pointers = {f"{path}.dvc" for path in paths.values()}
+    pointers |= {(Path(path).parent / "dvc.lock").as_posix() for path in paths.values()}
+    return bool(git(checkout, "status", "--porcelain", "--", *sorted(pointers)))
+
+
+def _address(fs: Any, repository: str) -> str:
+    """The repository as others find it: for a checkout, where it was cloned from when that is an address; else its
+    path."""
+    if Path(repository).is_dir() and _commit(fs) is not None:
+        origin = git(Path(repository), "remote", "get-url", "origin")
+        if origin and not Path(origin).exists():
+            return origin
+    return repository
 
 
 def _commit(fs: Any) -> str | None:
@@ -121,16 +142,6 @@ def _checked(name: str, path: str, target: Path, md5: str | None, expected: str 
             remedy="check the revision, or update the expected digest on purpose",
         )
     return sha256
-
-
-def dvc_md5(path: Path) -> str:
-    """The MD5 by which DVC knows a file, or a folder (MD5 of its sorted JSON list of files, with `.dir` appended)."""
-    if path.is_file():
-        with open(path, "rb") as stream:
-            return hashlib.file_digest(stream, "md5").hexdigest()
-    files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-    entries = [{"md5": dvc_md5(path / file), "relpath": file} for file in files]
-    return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
 
 
 @contextmanager

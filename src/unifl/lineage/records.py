@@ -194,16 +194,31 @@ class Trace:
             makers = [record for record in makers if all(material.sha256 != sha256 for material in record.materials)]
         return max(makers, key=lambda record: record.finished, default=None) if sha256 else None
 
+    def steps_nearest_first(self) -> list[tuple[Record, list[Resource], list[Resource]]]:
+        """The records that lead to the model, breadth first from it, each once, with those of its subjects and of its
+        materials that matter to the model: of a step that hands data through, only what was taken from it."""
+        queue: list[tuple[str | None, Record | None]] = [(self.head.sha256, None)]
+        taken: dict[Path, set[str | None]] = {}
+        steps: dict[Path, tuple[Record, list[Resource], list[Resource]]] = {}
+        while queue:
+            sha256, taker = queue.pop(0)
+            record = self.producer(sha256, taker)
+            if record is None or sha256 in taken.setdefault(record.file, set()):
+                continue
+            taken[record.file].add(sha256)
+            subjects, materials = record.subjects, record.materials
+            if any(material.sha256 == sha256 for material in materials):
+                subjects = [each for each in subjects if each.sha256 in taken[record.file]]
+                materials = [each for each in materials if each.sha256 in taken[record.file]]
+            elif record.file in steps:
+                continue
+            steps[record.file] = (record, subjects, materials)
+            queue += [(material.sha256, record) for material in materials]
+        return list(steps.values())
+
     def records_nearest_first(self) -> list[Record]:
         """The records that lead to the model, breadth first from it, each once."""
-        queue: list[tuple[str | None, Record | None]] = [(self.head.sha256, None)]
-        seen: list[Record] = []
-        while queue:
-            record = self.producer(*queue.pop(0))
-            if record is not None and record not in seen:
-                seen.append(record)
-                queue += [(material.sha256, record) for material in record.materials]
-        return seen
+        return [record for record, _, _ in self.steps_nearest_first()]
 
 
 def trace(model: Path, extra: Iterable[Path] = ()) -> Trace:

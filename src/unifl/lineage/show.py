@@ -3,6 +3,7 @@ the data."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -12,11 +13,15 @@ from rich.tree import Tree
 from unifl.core.progress import duration
 from unifl.lineage.records import Record, Resource, Trace
 
+WIDTH = 240
+"""Columns of the tree where the output is not a terminal."""
+
 
 def print_tree(trace: Trace, console: Console | None = None) -> None:
     """Print the tree from the model to every data set, with SHA-256 (first 12 digits) and DVC digests."""
-    console = console or Console()
-    console.print(tree_of(trace), soft_wrap=True)
+    # Nobody wants a log or a pipe cut off at 80 columns.
+    console = console or Console(width=None if sys.stdout.isatty() else WIDTH)
+    console.print(tree_of(trace))
     commits = {str(record.internal.get("commit")) for record in trace.records_nearest_first()}
     console.print(
         f"{len(trace.records_nearest_first())} records, commits: {', '.join(sorted(commits))}", soft_wrap=True

@@ -45,12 +45,12 @@ def verify_model(model: Path, extra: Iterable[Path] = ()) -> list[Check]:
     # A release stands for itself: what lies at the same address in some checkout of today is another file.
     here = not traced.release
     digests: dict[Path, str] = {}
-    for record in traced.records_nearest_first():
+    for record, subjects, materials in traced.steps_nearest_first():
         if record.run.get("outcome", "succeeded") != "succeeded":
             checks.append(Check(f"{record.step} succeeded", str(record.file), f"it ended with {record.run['outcome']}"))
-        for subject in record.subjects:
+        for subject in subjects:
             checks.append(_digest_check(f"{record.step} made {subject.name}", subject, record, digests, here))
-        for material in record.materials:
+        for material in materials:
             checks.append(_digest_check(f"{record.step} took {material.name}", material, record, digests, here))
             checks += _origin_checks(material, record, traced)
     return checks
@@ -58,8 +58,8 @@ def verify_model(model: Path, extra: Iterable[Path] = ()) -> list[Check]:
 
 def link_checks(traced: Trace) -> list[Check]:
     """Only the links between records, without reading any artifact: what a step took, another one made."""
-    records = traced.records_nearest_first()
-    return [check for record in records for item in record.materials for check in _origin_checks(item, record, traced)]
+    steps = traced.steps_nearest_first()
+    return [check for record, _, taken in steps for item in taken for check in _origin_checks(item, record, traced)]
 
 
 def print_checks(checks: Sequence[Check], console: Console | None = None) -> None:
@@ -67,7 +67,10 @@ def print_checks(checks: Sequence[Check], console: Console | None = None) -> Non
     console = console or Console()
     broken = [check for check in checks if check.broken]
     for check in broken:
-        console.print(f"[red]broken[/]  {escape(check.link)}: {escape(check.result)}  [dim]{escape(check.place)}[/]")
+        console.print(
+            f"[red]broken[/]  {escape(check.link)}: {escape(check.result)}  [dim]{escape(check.place)}[/]",
+            soft_wrap=True,
+        )
     if broken:
         first = broken[0]
         raise LineageError(

@@ -69,4 +69,5 @@ def test_a_name_that_sha256sum_would_escape_is_refused(tmp_path: Path) -> None:
 def test_the_code_version_is_a_digest_over_all_sources() -> None:
     package = Path(unifl.core.digest.__file__).parents[1]
     sources = {path.relative_to(package).as_posix(): sha256_file(path) for path in package.rglob("*.py")}
+    code_version.cache_clear()
     assert code_version() == sha256_manifest(sources)

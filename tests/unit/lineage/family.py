@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from unifl.core.digest import sha256_path
+from unifl.core.digest import dvc_md5, sha256_path
 from unifl.core.settings import StepSettings
 from unifl.core.step import Metrics, Paths, StepContext, StepDefinition, execute, run_step
 
@@ -62,7 +62,7 @@ def make_run(root: Path) -> Path:
     images = root / "data" / "images"
     images.mkdir()
     (images / "images-00000.parquet").write_bytes(b"pixels")
-    (root / "data" / "images.dvc").write_text("outs:\n- md5: 0123456789abcdef0123456789abcdef.dir\n  path: images\n")
+    (root / "data" / "images.dvc").write_text(f"outs:\n- md5: {dvc_md5(images)}\n  path: images\n")
     runs = root / "runs" / "dvc"
     first, second = (runs / step / "tuned_model" for step in ("perceptual_feedback", "adversarial_feedback"))
     run_step(

@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from tests.unit.lineage.family import publish, write_unet
+from unifl.core.digest import dvc_md5
 from unifl.core.errors import LineageError, ModelLoadError
 from unifl.lineage.verify import print_checks, verify_model
 
@@ -39,12 +40,12 @@ def test_sha256sum_checks_the_whole_release(release: Path) -> None:
     assert listed == files - {"SHA256SUMS"}
 
 
-def test_the_model_card_has_metadata_figures_and_origin(release: Path) -> None:
+def test_the_model_card_has_metadata_figures_and_origin(checkout: Path, release: Path) -> None:
     card = ModelCard.load(release / "README.md")
     assert card.data.to_dict()["license"] == "apache-2.0"
     assert card.data.to_dict()["pipeline_tag"] == "text-to-image"
     assert "| stage2 | 4 | 5 [4, 6] |" in card.text
-    assert "0123456789abcdef0123456789abcdef.dir" in card.text
+    assert dvc_md5(checkout / "data" / "images") in card.text
     assert "| adversarial_feedback |" in card.text
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from unifl.core.digest import sha256_path
+from unifl.core.digest import dvc_md5, sha256_path
 from unifl.core.errors import DataContractError, SettingsError
 from unifl.core.step import Metrics, execute
-from unifl.data.resolve import dvc_md5, resolve
+from unifl.data.resolve import resolve
 from unifl.steps.resolve_data import OUTPUTS, ResolveDataSettings
 
 PATHS = ResolveDataSettings().paths
@@ -110,6 +110,13 @@ def test_digests_are_known_before_anything_is_fetched(fresh: Path, origin: tuple
     assert resolved.md5["images"] == dvc_md5(origin[0] / "data" / "images")
     assert resolved.md5["prompts"] == dvc_md5(origin[0] / "data" / "prompts.parquet")
     assert not (fresh / "data" / "images").exists()
+
+
+def test_pointers_that_no_commit_holds_are_named_as_such(fresh: Path, origin: tuple[Path, str, str]) -> None:
+    pointer = fresh / "data" / "images.dvc"
+    pointer.write_text(git(fresh, "show", f"{origin[1]}:data/images.dvc") + "\n")
+    assert resolve(str(fresh), None, PATHS).commit == f"{origin[2]}-uncommitted"
+    assert resolve(str(fresh), origin[1], PATHS).commit == origin[1]
 
 
 def test_expected_digests_are_checked_as_sha256_and_as_dvc_md5(
