@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,12 +17,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+import unifl
 from pipelines.run_folder import collect, new_run_folder
 from pipelines.settings import TASKS, resolved, task_settings
 from pipelines.summary_table import print_summary
 from pipelines.task_watch import LineSink, TaskWatch, watched_tasks
 from unifl.core.digest import code_version
 from unifl.core.errors import INTERRUPTED_EXIT_CODE, SettingsError, StorageError, UniflError
+from unifl.core.files import atomic_path
 from unifl.core.settings import StepSettings, settings_json
 from unifl.core.task import ERROR_FILE_VARIABLE, PARENT_VARIABLE
 
@@ -64,8 +67,18 @@ def _run_tasks(settings: dict[str, StepSettings], folder: Path, watch: TaskWatch
     from pipelines.placement import THIS_MACHINE
 
     error_file = folder.absolute() / "error.json"
-    os.environ[ERROR_FILE_VARIABLE] = str(error_file)
-    os.environ[PARENT_VARIABLE] = str(os.getpid())
+    scratch = (CACHE / "scratch").absolute()
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    search_path = [str(source_snapshot(CACHE)), os.environ.get("PYTHONPATH", "")]
+    os.environ.update(
+        {
+            ERROR_FILE_VARIABLE: str(error_file),
+            PARENT_VARIABLE: str(os.getpid()),
+            "PYTHONPATH": os.pathsep.join(filter(None, search_path)),
+            "TMPDIR": str(scratch),  # every kfp task leaves a folder with its program behind
+        }
+    )
     local.init(
         local.SubprocessRunner(use_venv=False),
         pipeline_root=str(CACHE / "artifacts"),
@@ -88,6 +101,18 @@ def _run_tasks(settings: dict[str, StepSettings], folder: Path, watch: TaskWatch
                 raise
             return _failure(failed.name, error_file, folder)
     return 0, None
+
+
+def source_snapshot(cache: Path) -> Path:
+    """A copy of the library as this run was submitted with, for its tasks to import: editing goes on meanwhile."""
+    package = Path(unifl.__file__).parent
+    copies = cache.absolute() / "source"
+    copy = copies / code_version()[:16]
+    if not copy.is_dir():
+        shutil.rmtree(copies, ignore_errors=True)
+        with atomic_path(copy) as partial:
+            shutil.copytree(package, partial / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    return copy
 
 
 def _failure(task: str, error_file: Path, folder: Path) -> tuple[int, str]:
