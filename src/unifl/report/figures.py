@@ -72,7 +72,8 @@ def training_curves(
 ) -> Markup:
     """Panels of curves over the update number: raw values thin, their moving mean thick. `panels` is (heading, keys
     of training.jsonl)."""
-    columns = next(count for count in (len(panels) if len(panels) <= 4 else 0, 3 if len(panels) <= 6 else 4) if count)
+    # As many as there are up to four, else the three or four that leave fewer cells empty.
+    columns = len(panels) if len(panels) <= 4 else min((4, 3), key=lambda count: -len(panels) % count)
     rows = -(-len(panels) // columns)
     steps = np.array([float(update["update"]) for update in updates])
     with drawing(9.6, 2.15 * rows + 0.1, rows, columns) as (figure, axes):

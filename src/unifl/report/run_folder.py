@@ -81,6 +81,8 @@ class RunFolder:
         if isinstance(step, Missing):
             return step
         written = (step.get("outputs") or {}).get(output_name)
+        if not written and step.get("outcome") == "failed":
+            return Missing(f"The step {step_name} failed.")
         if not written:
             return Missing(f"The step {step_name} names no output {output_name}.")
         path = self.path / written

@@ -243,12 +243,14 @@ def test_run_that_stopped_at_its_first_step_still_gets_a_page(run: Path) -> None
 
 def test_failed_run_says_so_first(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    summary |= {"error": "reward_model: the loss is nan; remedy: lower learning_rate", "steps": summary["steps"][:2]}
-    summary["steps"][1]["outcome"] = "failed"
+    summary |= {"error": "reward_model: the loss is nan; remedy: lower learning_rate", "steps": summary["steps"][:4]}
+    summary["steps"][3] |= {"outcome": "failed", "outputs": {}}
     (run / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     page = write_report(run).read_text(encoding="utf-8")
     assert section(page, "result").startswith("Result The run stopped. reward_model: the loss is nan")
-    assert "validate_data failed" in section(page, "steps")
+    assert "reward_model_color failed" in section(page, "steps")
+    assert "The step reward_model_color failed." in section(page, "rewards")
+    assert "The step reward_model_layout has not run in this run." in section(page, "rewards")
 
 
 def test_curve_file_cut_short_by_a_kill_is_read_without_its_last_line(finished: Path, tmp_path: Path) -> None:
