@@ -12,6 +12,8 @@ from unifl.perception.packages import digest, model_path
 
 WIDTH = 384
 MAX_TOKENS = 256  # the model's own sentence_bert_config.json
+_BLOCK = 8  # sentences that are encoded together: enough to keep the processor busy
+_WIDTH_STEP = 16  # tokens; a sentence is padded to the next multiple
 
 
 class SentenceEncoder:
@@ -26,7 +28,7 @@ class SentenceEncoder:
         self._device = device
         self._tokenizer = Tokenizer.from_file(str(model_path("minilm-tokenizer")))
         self._tokenizer.enable_truncation(MAX_TOKENS)
-        self._tokenizer.enable_padding()
+        self._tokenizer.no_padding()
         self._model = BertModel(BertConfig(**config), add_pooling_layer=False)
         state = load_file(model_path("minilm-weights"))
         wanted = self._model.state_dict().keys()
@@ -38,21 +40,41 @@ class SentenceEncoder:
         """Digest of the weight file."""
         return digest("minilm-weights")
 
-    def encode(self, sentences: Sequence[str], batch_size: int = 64) -> npt.NDArray[np.float32]:
-        """float32 [N, 384], rows of length 1, in the order given. Each distinct sentence is encoded once."""
+    def encode(self, sentences: Sequence[str]) -> npt.NDArray[np.float32]:
+        """float32 [N, 384], rows of length 1, in the order given.
+
+        A sentence's row is the same to the bit whatever it is encoded together with: the network always sees blocks of
+        one size, so that features from a cache and features made anew agree.
+        """
+        distinct = sorted(set(sentences))
+        tokens = [encoding.ids for encoding in self._tokenizer.encode_batch(distinct)]
+        rows: dict[str, npt.NDArray[np.float32]] = {}
+        by_width: dict[int, list[int]] = {}
+        for index, ids in enumerate(tokens):
+            by_width.setdefault(-(-len(ids) // _WIDTH_STEP) * _WIDTH_STEP, []).append(index)
+        for width, indices in by_width.items():
+            for start in range(0, len(indices), _BLOCK):
+                chosen = indices[start : start + _BLOCK]
+                block = self._encode_block([tokens[index] for index in chosen], width)
+                rows.update({distinct[index]: row for index, row in zip(chosen, block, strict=False)})
+        if not sentences:
+            return np.zeros((0, WIDTH), dtype=np.float32)
+        return np.stack([rows[sentence] for sentence in sentences])
+
+    def _encode_block(self, tokens: list[list[int]], width: int) -> npt.NDArray[np.float32]:
+        """Exactly `_BLOCK` rows of `width` tokens; rows beyond `tokens` repeat its first."""
         import torch
 
-        distinct = sorted(set(sentences), key=lambda sentence: (len(sentence), sentence))
-        position = {sentence: index for index, sentence in enumerate(distinct)}
-        rows = np.zeros((len(distinct), WIDTH), dtype=np.float32)
+        padded = torch.zeros((_BLOCK, width), dtype=torch.long)
+        mask = torch.zeros((_BLOCK, width), dtype=torch.long)
+        for row in range(_BLOCK):
+            ids = tokens[row] if row < len(tokens) else tokens[0]
+            padded[row, : len(ids)] = torch.tensor(ids)
+            mask[row, : len(ids)] = 1
+        padded, mask = padded.to(self._device), mask.to(self._device)
         with torch.inference_mode():
-            for start in range(0, len(distinct), batch_size):
-                encoded = self._tokenizer.encode_batch(distinct[start : start + batch_size])
-                ids = torch.tensor([one.ids for one in encoded], device=self._device)
-                mask = torch.tensor([one.attention_mask for one in encoded], device=self._device)
-                states = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
-                weights = mask.unsqueeze(-1).to(states.dtype)
-                mean = (states * weights).sum(1) / weights.sum(1)
-                unit = torch.nn.functional.normalize(mean, dim=-1)
-                rows[start : start + len(encoded)] = unit.float().cpu().numpy()
-        return rows[[position[sentence] for sentence in sentences]] if sentences else rows
+            states = self._model(input_ids=padded, attention_mask=mask).last_hidden_state
+            weights = mask.unsqueeze(-1).to(states.dtype)
+            unit = torch.nn.functional.normalize((states * weights).sum(1) / weights.sum(1), dim=-1)
+        result: npt.NDArray[np.float32] = unit.float().cpu().numpy()
+        return result

@@ -90,9 +90,11 @@ def features_of_references(
             for image_id, derivation in wanted[start : start + _BATCH]:
                 pixels, masks, _ = opened(image_id)
                 pictures.append(degradations.apply(derivation, pixels, masks))
-            batch = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+            # Always batches of one size, so that an image's features do not depend on what the cache lacked with it.
+            padding = [pictures[0]] * (_BATCH - len(pictures))
+            batch = torch.from_numpy(np.stack(pictures + padding)).permute(0, 3, 1, 2).float() / 255
             with torch.inference_mode():
-                rows.append(image_features(trunk, batch).half().numpy())
+                rows.append(image_features(trunk, batch)[: len(pictures)].half().numpy())
         return np.concatenate(rows)
 
     names = [f"{opened(image_id)[2]}\n{derivation}" for image_id, derivation in distinct]

@@ -29,10 +29,14 @@ def test_order_and_repetitions_are_kept(encoder: SentenceEncoder) -> None:
     assert not np.array_equal(rows[0], rows[1])
 
 
-def test_padding_in_a_batch_does_not_change_a_sentence(encoder: SentenceEncoder) -> None:
-    alone = encoder.encode(["a dog"])
-    padded = encoder.encode(["a dog", "a very long sentence " * 8])
-    assert np.allclose(alone[0], padded[0], atol=1e-5)
+def test_a_sentence_has_the_same_bits_in_any_company(encoder: SentenceEncoder) -> None:
+    sentences = [
+        "a dog",
+        "a very long sentence " * 8,
+        *(f"a {color} cat" for color in ["red", "green", "blue", "pink"]),
+    ] * 2
+    alone = np.concatenate([encoder.encode([sentence]) for sentence in sentences])
+    assert np.array_equal(encoder.encode(sentences), alone)
 
 
 def test_no_sentence_gives_no_row(encoder: SentenceEncoder) -> None:
