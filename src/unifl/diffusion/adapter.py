@@ -64,11 +64,9 @@ class DiffusionAdapter:
         fast_autoencoder: bool = True,
     ) -> None:
         self.device = torch.device(device)
-        self.unet = unet.to(self.device, torch.float32)
-        self.autoencoder = (
-            autoencoder.to(self.device, torch.float32, memory_format=torch.channels_last).eval().requires_grad_(False)
-        )
-        self.text_encoder = text_encoder.to(self.device, torch.float32).eval().requires_grad_(False)
+        self.unet = unet.to(self.device)
+        self.autoencoder = autoencoder.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.text_encoder = text_encoder.to(self.device).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.scheduler = scheduler
         self.fast_autoencoder = fast_autoencoder
@@ -111,7 +109,9 @@ class DiffusionAdapter:
                 )
             autoencoder = kind.from_pretrained(base, subfolder="vae", local_files_only=True)
         with _quiet(), _readable(base / "text_encoder"):
-            text_encoder = CLIPTextModel.from_pretrained(base / "text_encoder", local_files_only=True)
+            text_encoder = CLIPTextModel.from_pretrained(
+                base / "text_encoder", local_files_only=True, dtype=torch.float32
+            )
         with _readable(base / "tokenizer"):
             tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer", local_files_only=True)
         with _readable(base / "scheduler"):
