@@ -107,7 +107,7 @@ def figures(
     judges = found.judges.astype(np.float64).T
     drawn = {
         "kid": metrics.kid(embedding, reference.embedding, resamples, own=prompts.own),
-        "fid": metrics.fid(panel.projection(embedding), reference.projected, min(resamples, 200)),
+        "fid": metrics.fid(panel.projection(embedding), reference.projected, min(resamples, 200), own=prompts.own),
         "clip_like": metrics.mean(clip_like(found.vectors, texts), resamples),
         **{f"judge_{axis}": metrics.mean(scores, resamples) for axis, scores in zip(AXES, judges, strict=True)},
     }
@@ -138,7 +138,7 @@ def floor(
     embedding = reconstructed.embedding.astype(np.float64)
     drawn = {
         "kid": metrics.kid(embedding, reference.embedding, resamples, own=own),
-        "fid": metrics.fid(panel.projection(embedding), reference.projected, min(resamples, 200)),
+        "fid": metrics.fid(panel.projection(embedding), reference.projected, min(resamples, 200), own=own),
     }
     return {name: draws.estimate().as_dict() for name, draws in drawn.items()}
 

@@ -80,8 +80,9 @@ def kid(
     """KID x 1,000 of generated [m, d] against reference [n, d], with bootstrap draws over images of both sides.
 
     own int64 [m]: the reference image with which each generated one shares its content (its caption, or of which it is
-    a reconstruction), -1 for none. Those pairs are left out: the estimate is unbiased for independent pairs only
-    (Gretton et al. 2012, lemma 6).
+    a reconstruction). Those pairs are left out, since the estimate is unbiased for independent pairs only (Gretton et
+    al. 2012, lemma 6), and an image is resampled together with its own reference: both sides hold the same content, and
+    that part of the chance does not touch their distance.
 
     A resample is a count an image; pairs of an image with itself are left out of it, so that repeated images do not
     bias the unbiased estimate upward. Equal seeds and sizes give equal counts: draws of two models over the same
@@ -93,11 +94,11 @@ def kid(
     kxy = polynomial_kernel(generated, reference)
     allowed = np.ones_like(kxy)
     if own is not None:
-        rows = np.flatnonzero(own >= 0)
-        allowed[rows, own[rows]] = 0
+        allowed[np.arange(len(own)), own] = 0
     ones_x, ones_y = np.ones((1, len(generated))), np.ones((1, len(reference)))
     value = _weighted_mmd2(kxx, kyy, kxy, ones_x, ones_y, allowed)[0]
-    counts_x, counts_y = _counts(len(generated), resamples, seed), _counts(len(reference), resamples, seed + 1)
+    counts_y = _counts(len(reference), resamples, seed)
+    counts_x = _counts(len(generated), resamples, seed + 1) if own is None else counts_y[:, own]
     with np.errstate(invalid="ignore"):
         draws = _weighted_mmd2(kxx, kyy, kxy, counts_x, counts_y, allowed)
     draws = draws[np.isfinite(draws)]  # among a handful of images a resample may hold one image alone: it has no pairs
@@ -148,20 +149,26 @@ def frechet_distance(x: Array, y: Array) -> float:
     return float(((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(sx) + np.trace(sy) - 2 * cross)
 
 
-def fid(generated: Array, reference: Array, resamples: int = 200, seed: int = 0) -> Draws:
+def fid(
+    generated: Array,
+    reference: Array,
+    resamples: int = 200,
+    seed: int = 0,
+    own: NDArray[np.int64] | None = None,
+) -> Draws:
     """Fréchet distance of projected features [m, k] and [n, k] with bootstrap draws over images of both sides.
 
     A resample repeats images, which inflates the distance; the draws are shifted back so that their mean is the value.
+    own as in `kid`: images are resampled together with their own references.
     """
     value = frechet_distance(generated, reference)
-    rng = np.random.default_rng(seed)
+    counts_y = _counts(len(reference), resamples, seed)
+    counts_x = _counts(len(generated), resamples, seed + 1) if own is None else counts_y[:, own]
     draws = np.array(
         [
-            frechet_distance(
-                generated[rng.integers(0, len(generated), len(generated))],
-                reference[rng.integers(0, len(reference), len(reference))],
-            )
-            for _ in range(resamples)
+            frechet_distance(_repeated(generated, x), _repeated(reference, y))
+            for x, y in zip(counts_x, counts_y, strict=True)
+            if x.sum() >= 2
         ]
     )
     return Draws(value, draws - draws.mean() + value)
@@ -217,6 +224,11 @@ def _counts(images: int, resamples: int, seed: int) -> Array:
     """How often each of `images` is drawn in each resample [B, n]; every row sums to n."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(images, np.full(images, 1 / images), size=resamples).astype(np.float64)
+
+
+def _repeated(features: Array, counts: Array) -> Array:
+    """Each row as often as it was drawn."""
+    return np.asarray(np.repeat(features, counts.astype(int), axis=0))
 
 
 def _need_features(x: Array, y: Array) -> None:

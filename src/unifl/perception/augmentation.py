@@ -33,9 +33,8 @@ def _moved(images: Tensor, offsets: Tensor) -> Tensor:
     rows = (torch.arange(height)[None] - offsets[:, :1]).clamp(0, height - 1)
     columns = (torch.arange(width)[None] - offsets[:, 1:]).clamp(0, width - 1)
     number = torch.arange(len(images))[:, None, None]
-    pixels = images.permute(0, 2, 3, 1)[number, rows[:, :, None], columns[:, None, :]]
-    moved: Tensor = torch.movedim(pixels, 3, 1)
-    return moved
+    pixels: Tensor = torch.movedim(images, 1, 3)[number, rows[:, :, None], columns[:, None, :]]
+    return torch.movedim(pixels, 3, 1)
 
 
 def toned(images: Tensor, generator: torch.Generator, strength: float = 0.15) -> Tensor:

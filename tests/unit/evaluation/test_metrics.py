@@ -51,6 +51,32 @@ def test_the_kid_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert covered >= 86
 
 
+def test_kid_leaves_out_pairs_of_an_image_and_its_own_reference() -> None:
+    x, y = two_samples(6, 8)
+    own = np.array([0, 1, 2, 3, 4, 0])
+    k = lambda a, b: (float(a @ b) / len(a) + 1) ** 3  # noqa: E731
+    within_x = [k(a, b) for i, a in enumerate(x) for j, b in enumerate(x) if i != j]
+    within_y = [k(a, b) for i, a in enumerate(y) for j, b in enumerate(y) if i != j]
+    across = [k(a, b) for i, a in enumerate(x) for j, b in enumerate(y) if own[i] != j]
+    expected = 1000 * (np.mean(within_x) + np.mean(within_y) - 2 * np.mean(across))
+    assert metrics.kid(x, y, resamples=2, own=own).value == pytest.approx(expected, rel=1e-12)
+
+
+def test_resampling_images_with_their_references_gives_the_true_spread() -> None:
+    """Images that share their content with the references vary less together than apart, and the draws say so."""
+    values, together, apart = [], [], []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        y = rng.normal(size=(60, 4)) + 0.5
+        x = y + 0.3 * rng.normal(size=(60, 4)) + 0.3
+        drawn = metrics.kid(x, y, 100, seed, own=np.arange(60))
+        values.append(drawn.value)
+        together.append(drawn.draws.std())
+        apart.append(metrics.kid(x, y, 100, seed).draws.std())
+    assert np.mean(together) == pytest.approx(np.std(values), rel=0.35)
+    assert np.mean(apart) > 1.5 * np.mean(together)
+
+
 def test_paired_draws_are_narrower_than_unpaired_ones() -> None:
     rng = np.random.default_rng(5)
     base = rng.normal(size=(100, 4))

@@ -1,4 +1,4 @@
-"""The evaluation step through the hook, on tiny real models: what it writes, that it repeats itself, what it refuses."""
+"""The evaluation step through the hook, on tiny real models: what it writes, repeats and refuses."""
 
 from __future__ import annotations
 
