@@ -1,4 +1,4 @@
-"""A published folder is a plain diffusers pipeline: it loads without this project, and it draws with the tuned weights."""
+"""A published folder is a plain diffusers pipeline: it loads without this project and draws with the tuned weights."""
 
 import json
 import shutil
@@ -22,7 +22,8 @@ import numpy as np, torch
 from diffusers import StableDiffusionPipeline
 pipeline = StableDiffusionPipeline.from_pretrained(sys.argv[1], safety_checker=None)
 pipeline.set_progress_bar_config(disable=True)
-picture = pipeline("a red fox", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="np").images[0]
+noise = torch.Generator().manual_seed(0)
+picture = pipeline("a red fox", num_inference_steps=2, generator=noise, output_type="np").images[0]
 np.save(sys.argv[2], picture)
 assert "unifl" not in sys.modules
 """

@@ -22,7 +22,7 @@ def native_bfloat16(device: torch.device | str) -> bool:
 
 
 def frozen_precision(device: torch.device | str) -> AbstractContextManager[object]:
-    """Context in which a frozen convolutional network should run: bfloat16 autocast where it is native, else nothing."""
+    """Context for a frozen convolutional network: bfloat16 autocast where it is native, else nothing."""
     if native_bfloat16(device):
         return torch.autocast(torch.device(device).type, torch.bfloat16)
     return nullcontext()
