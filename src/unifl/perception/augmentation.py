@@ -34,7 +34,8 @@ def _moved(images: Tensor, offsets: Tensor) -> Tensor:
     columns = (torch.arange(width)[None] - offsets[:, 1:]).clamp(0, width - 1)
     number = torch.arange(len(images))[:, None, None]
     pixels: Tensor = torch.movedim(images, 1, 3)[number, rows[:, :, None], columns[:, None, :]]
-    return torch.movedim(pixels, 3, 1)
+    moved: Tensor = pixels.permute(0, 3, 1, 2)
+    return moved
 
 
 def toned(images: Tensor, generator: torch.Generator, strength: float = 0.15) -> Tensor:
