@@ -1,6 +1,7 @@
 """A small real run in a folder: base and data, two tuning steps, evaluation and gate, through the true hook."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from safetensors.numpy import save_file
 
 from unifl.core.digest import dvc_md5, sha256_path
 from unifl.core.settings import StepSettings
-from unifl.core.step import Metrics, Paths, StepContext, StepDefinition, execute, run_step
+from unifl.core.step import Metrics, Paths, StepContext, StepDefinition, StepFunction, execute, run_step
 
 METRICS = {"kid": {"title": "KID x1000", "better": "lower"}}
 
@@ -32,12 +33,17 @@ class TuneSettings(StepSettings):
     value: float = 1.0
 
 
-def tune(inputs: Paths, outputs: Paths, settings: TuneSettings, context: StepContext) -> Metrics:
-    write_unet(outputs["tuned_model"], settings.value)
-    about = {"base_sha256": sha256_path(inputs["base_model"]), "stage": context.step}
-    (outputs["tuned_model"] / "base.json").write_text(json.dumps(about))
-    (outputs["tuned_model"] / "training.jsonl").write_text('{"update": 1, "loss": 0.5}\n')
-    return {"loss": 0.5}
+def tuning(unet: Callable[[Path, float], None]) -> StepFunction:
+    """A tuning step whose UNet is what `unet` writes."""
+
+    def tune(inputs: Paths, outputs: Paths, settings: TuneSettings, context: StepContext) -> Metrics:
+        unet(outputs["tuned_model"], settings.value)
+        about = {"base_sha256": sha256_path(inputs["base_model"]), "stage": context.step}
+        (outputs["tuned_model"] / "base.json").write_text(json.dumps(about))
+        (outputs["tuned_model"] / "training.jsonl").write_text('{"update": 1, "loss": 0.5}\n')
+        return {"loss": 0.5}
+
+    return tune
 
 
 def evaluate(inputs: Paths, outputs: Paths, settings: StepSettings, context: StepContext) -> Metrics:
@@ -56,9 +62,14 @@ def definition(name: str, inputs: tuple[str, ...], output: str, settings: type[S
     return StepDefinition(name, name, {each: each for each in inputs}, {output: output}, settings)
 
 
-def make_run(root: Path) -> Path:
+def make_run(
+    root: Path,
+    write_base: Callable[[Path], Path] = write_base,
+    write_unet: Callable[[Path, float], None] = write_unet,
+) -> Path:
     """Write `root/data` and `root/runs/dvc/<step>/...`; gives the folder of stage 2's model."""
     base = write_base(root / "data" / "base_model")
+    tune = tuning(write_unet)
     images = root / "data" / "images"
     images.mkdir()
     (images / "images-00000.parquet").write_bytes(b"pixels")

@@ -109,6 +109,13 @@ def test_good_data_passes_with_an_offline_page(data: Path) -> None:
     assert parser.found == []
 
 
+def test_what_curation_mends_is_a_warning_and_blocks_nothing(data: Path) -> None:
+    rewrite(data / "prompts.parquet", PROMPTS, lambda rows: rows[5].update(text=""))
+    verdict = validate_data(data)
+    assert (verdict["passed"], verdict["errors"], verdict["warnings"]) == (True, 0, 1)
+    assert "an empty prompt asks for nothing" in (data / "out" / "report.html").read_text()
+
+
 def test_the_same_data_gives_the_same_bytes(data: Path) -> None:
     validate_data(data)
     first = [(data / "out" / name).read_bytes() for name in ("report.html", "verdict.json")]
@@ -163,7 +170,7 @@ def test_the_same_data_gives_the_same_bytes(data: Path) -> None:
             0,
         ),
         ("prompts.parquet", PROMPTS, lambda rows: rows[2].update(prompt_id="p1"), "prompt_id: values to be unique", 1),
-        ("prompts.parquet", PROMPTS, lambda rows: rows[5].update(text=""), "text: value lengths to be between", 5),
+        ("prompts.parquet", PROMPTS, lambda rows: rows[5].update(licence=""), "licence: value lengths to be", 5),
         ("prompts.parquet", PROMPTS, lambda rows: rows[4].update(licence=None), "licence: values to not be null", 4),
         ("images/images-00000.parquet", IMAGES, lambda rows: rows[6].update(image=b"RIFF"), "pictures and masks", 6),
         ("images/images-00000.parquet", IMAGES, lambda rows: rows[7].update(masks=[b"x"] * 2), "pictures and masks", 7),
