@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.tiny_base import build_tiny_base
-from tests.unit.lineage import family
+from tests.unit.lineage.family import make_run, publish
 from unifl.lineage.verify import verify_model
 
 pytestmark = pytest.mark.integration
@@ -49,11 +49,9 @@ def test_plain_diffusers_loads_a_release_and_draws_with_the_tuned_weights(
     subprocess.run(["git", "init", "-q", str(root)], check=True)
     monkeypatch.chdir(root)
     monkeypatch.setenv("UNIFL_CHECKPOINTS", str(tmp_path / "checkpoints"))
-    monkeypatch.setattr(family, "write_base", build_tiny_base)
     base = root / "data" / "base_model"
-    monkeypatch.setattr(family, "write_unet", lambda folder, value: scaled_unet(base, folder, value))
-    family.make_run(root)
-    release = family.publish(root, tmp_path / "release", name="Tiny")
+    make_run(root, build_tiny_base, lambda folder, value: scaled_unet(base, folder, value))
+    release = publish(root, tmp_path / "release", name="Tiny")
     assert json.loads((release / "release.json").read_text())["name"] == "Tiny"
     assert not any(check.broken for check in verify_model(release))
     picture = drawn(release, tmp_path / "release.npy")
