@@ -59,7 +59,15 @@ def open_rewards(inputs: Paths) -> dict[str, RewardModel]:
 
 def trajectory(settings: EngineSettings, last_stop: int) -> Trajectory:
     """The walk of an objective whose optimised step is drawn from 0 (the last of sampling) to ``last_stop``."""
-    return Trajectory(settings.steps, 0, last_stop, settings.gradient_steps, settings.guidance_scale, settings.spacing)
+    return Trajectory(
+        settings.steps,
+        0,
+        last_stop,
+        settings.gradient_steps,
+        settings.guidance_scale,
+        settings.spacing,
+        settings.balance_steps,
+    )
 
 
 def aesthetic_term(

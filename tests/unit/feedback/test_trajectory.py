@@ -53,6 +53,24 @@ def test_a_batch_with_many_stops_walks_as_each_sample_alone(
     torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max()))
 
 
+@pytest.mark.parametrize("stop", [0, 4, 7])
+def test_balanced_steps_scale_the_gradient_and_leave_the_images(adapter: DiffusionAdapter, stop: int) -> None:
+    table = adapter.step_table(8)
+    condition = adapter.encode_text(CAPTIONS[:1])
+    found = []
+    for balance in (False, True):
+        start = start_from_noise(adapter, 1, 8, torch.Generator().manual_seed(0))
+        x0 = denoise_with_gradient(
+            adapter, start, torch.tensor([stop]), condition, Trajectory(8, 0, 7, balance_steps=balance)
+        )
+        # A linear loss: its gradient does not depend on the images.
+        found.append((x0.detach(), torch.autograd.grad(x0.sum(), adapter.unet.conv_out.weight)[0]))
+    (plain, plain_gradient), (balanced, balanced_gradient) = found
+    torch.testing.assert_close(plain, balanced, rtol=0, atol=0)
+    factor = float(table.signal[stop] / table.sigma[stop])
+    torch.testing.assert_close(balanced_gradient, factor * plain_gradient, rtol=1e-3, atol=1e-5)
+
+
 def test_no_forward_is_wasted(adapter: DiffusionAdapter) -> None:
     seen: list[int] = []
     handle = adapter.unet.register_forward_pre_hook(lambda _module, inputs: seen.append(len(inputs[0])))
