@@ -35,6 +35,9 @@ DEFAULT_CHECKPOINTS = Path(".cache", "unifl", "checkpoints")
 FULL_DISK_BYTES = 2**20
 """With less than this free, an error that no library explains is taken for a full disk (torch hides the errno)."""
 
+CHECKPOINT_DAYS = 14
+"""A checkpoint of other settings, inputs or code is kept this long; a run that resumes touches its own."""
+
 Paths = Mapping[str, Path]
 Metrics = dict[str, float | int | str | bool]
 
@@ -137,6 +140,7 @@ def run_step(
         key = content_key(step, checked, materials)
         checkpoints = checkpoint_folder() / step / key[:24]
         checkpoints.mkdir(parents=True, exist_ok=True)
+        _forget_old_checkpoints(checkpoints)
         context = StepContext(step, checkpoints, code_version(), list(materials))
         with _translated_errors(next(iter(outputs.values()))), _terminable():
             run = _Run(definition, context, outputs, checked, key, metrics, _record_path(outputs, record))
@@ -162,6 +166,15 @@ def content_key(step: str, settings: StepSettings, materials: list[Artifact]) ->
 def checkpoint_folder() -> Path:
     """Where steps keep their checkpoints: $UNIFL_CHECKPOINTS, or `.cache/unifl/checkpoints` of the working folder."""
     return Path(os.environ.get(CHECKPOINTS_VARIABLE) or DEFAULT_CHECKPOINTS).absolute()
+
+
+def _forget_old_checkpoints(current: Path) -> None:
+    """Remove this step's checkpoints of other content that nobody has come back to in CHECKPOINT_DAYS."""
+    os.utime(current)
+    for folder in current.parent.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process of this step may sweep as well
+            if folder != current and time.time() - folder.stat().st_mtime > CHECKPOINT_DAYS * 86400:
+                shutil.rmtree(folder)
 
 
 def _record_path(outputs: Paths, record: Path | None) -> Path:

@@ -45,7 +45,8 @@ def _grow(branch: Tree, resource: Resource, taker: Record | None, trace: Trace, 
         return
     origin = next((material for material in record.materials if material.sha256 == resource.sha256), None)
     if origin is not None:
-        _grow(branch.add(_record_line(record)).add(_resource_line(origin)), origin, record, trace, seen)
+        source = branch.add(f"from {_resource_line(origin)} [dim]by {escape(record.step)}[/]")
+        _grow(source, origin, record, trace, seen)
         return
     if record.file in seen:
         branch.add(f"[dim]made by {escape(record.step)}, shown above[/]")

@@ -185,6 +185,18 @@ def test_the_checkpoint_folder_follows_settings_and_inputs(place: Path) -> None:
     assert len(checkpoints(place)) == 3
 
 
+def test_checkpoints_that_nobody_came_back_to_are_forgotten(place: Path) -> None:
+    for seed, days in ((1, 30), (2, 3)):
+        with pytest.raises(ModelLoadError):
+            run_count(place, fault="model", seed=seed)
+        newest = max(checkpoints(place), key=lambda state: state.parent.stat().st_mtime).parent
+        os.utime(newest, (time.time() - days * 86400,) * 2)
+    assert len(checkpoints(place)) == 1
+    with pytest.raises(ModelLoadError):
+        run_count(place, fault="model", seed=3)
+    assert len(checkpoints(place)) == 2
+
+
 def test_a_missing_input_is_named_with_a_remedy(place: Path) -> None:
     (place / "text").unlink()
     with pytest.raises(DataContractError, match=r"count: the input text does not exist .*remedy"):
