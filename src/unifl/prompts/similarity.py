@@ -1,8 +1,8 @@
 """Exact cosine similarities between prompts by blocked matrix products: the neighbours and the ANS of a prompt set.
 
 ANS (average nearest similarity) is the measure of active prompt selection (arXiv 2404.05595 §3.2 and its ablation); the
-pairs above a threshold are what nearest-neighbour compression works on. n prompts cost about n² x 384 multiplications
-(5 CPU s for 20,000 prompts), in blocks that keep memory flat.
+pairs above a threshold are what nearest-neighbour compression works on. n prompts cost n² x 192 multiplications (each
+pair once), in blocks that keep memory flat; only the pairs above the threshold are stored.
 """
 
 from __future__ import annotations
