@@ -94,7 +94,7 @@ def _claim(evaluation: Evaluation, model: str, steps: int, against: str, against
     word, verb = WORDS[result]
     sentence = f"{tuned.model_title} at {tuned.steps_title} {verb} the {base.model_title.lower()} at {base.steps_title}"
     only_paired = result != "open" and not apart
-    sentence += ", but only pair by pair." if only_paired else "."
+    sentence += ", compared pair by pair." if only_paired else "."
     better = "lower" if metric.lower_is_better else "higher"
     evidence = f"{metric.title}: {with_interval(candidate)} against {with_interval(reference)}"
     evidence += f"{_change(candidate, reference)} ({better} is better). "

@@ -34,7 +34,7 @@ def test_values_without_intervals_are_open() -> None:
 @pytest.mark.parametrize(
     ("stage2_kid", "word", "sentence"),
     [
-        (46.0, "Yes, in pairs", "Stage 2 at 4 steps beats the base at 4 steps, but only pair by pair."),
+        (46.0, "Yes, in pairs", "Stage 2 at 4 steps beats the base at 4 steps, compared pair by pair."),
         (11.4, "Yes", "Stage 2 at 4 steps beats the base at 4 steps."),
         (47.5, "Not shown", "Stage 2 at 4 steps is not shown to differ from the base at 4 steps."),
         (80.0, "No", "Stage 2 at 4 steps is worse than the base at 4 steps."),
