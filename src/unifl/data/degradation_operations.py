@@ -29,18 +29,18 @@ _DISPLAY_GAMMA = 2.2
 
 
 def pale(image: Pixels, masks: Masks, strength: float, rng: np.random.Generator) -> Pixels:
-    """Takes up to 95 % of the chroma away."""
-    return _with_chroma(image, 1.0 - 0.95 * strength)
+    """Takes 15 to 98 % of the chroma away."""
+    return _with_chroma(image, 0.85 - 0.83 * strength)
 
 
 def oversaturated(image: Pixels, masks: Masks, strength: float, rng: np.random.Generator) -> Pixels:
-    """Multiplies the chroma by up to 4; channels clip as they do in a bad edit."""
-    return _with_chroma(image, 1.0 + 3.0 * strength)
+    """Multiplies the chroma by 1.3 to 4; channels clip as they do in a bad edit."""
+    return _with_chroma(image, 1.3 + 2.7 * strength)
 
 
 def clashing_hue(image: Pixels, masks: Masks, strength: float, rng: np.random.Generator) -> Pixels:
-    """Turns the hue of the objects by 40 to 180 degrees, either way, makes it garish, and leaves the background."""
-    turned = _with_chroma(_turned(image, _sign(rng) * (40.0 + 140.0 * strength)), 1.0 + 0.5 * strength)
+    """Turns the hue of the objects by 50 to 180 degrees, either way, makes it garish, and leaves the background."""
+    turned = _with_chroma(_turned(image, _sign(rng) * (50.0 + 130.0 * strength)), 1.0 + 0.5 * strength)
     if len(masks) == 0:
         return turned
     alpha = _soft(_union(masks))
@@ -125,8 +125,8 @@ def overlap(image: Pixels, masks: Masks, strength: float, rng: np.random.Generat
 
 
 def tilt(image: Pixels, masks: Masks, strength: float, rng: np.random.Generator) -> Pixels:
-    """Turns every object about its own centre by 15 to 100 degrees, either way."""
-    angle = np.deg2rad(_sign(rng) * (15.0 + 85.0 * strength))
+    """Turns every object about its own centre by 25 to 100 degrees, either way."""
+    angle = np.deg2rad(_sign(rng) * (25.0 + 75.0 * strength))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     return _moved(image, masks, [_about(_centre(mask), turn) for mask in masks])
 

@@ -20,7 +20,7 @@ from unifl.data.vocabulary import AXES
 
 Family = Literal["reward", "judge"]
 UNTOUCHED = ""
-WEAKEST = 0.15  # below this, a degradation of a 64-pixel image is hardly visible
+WEAKEST = 0.2  # below this, a degradation of a 64-pixel image is hardly visible
 _SEEDS = 100_000
 _ORDER = ("color", "lighting", "layout", "detail")
 
@@ -155,11 +155,12 @@ def sample_derivation(
     *,
     objects: int = 1,
     strength: float | None = None,
+    operation: str | None = None,
 ) -> str:
     """A random derivation of an axis as JSON: any operation that `objects` objects allow, equally likely.
 
-    `strength` is drawn from [0.15, 1] unless it is given; it is rounded to two digits.
-    Raises DataContractError for an unknown axis or family.
+    `operation` fixes the operation; `strength` is drawn from [0.2, 1] unless it is given; it is rounded to two digits.
+    Raises DataContractError for an unknown axis or family, or an operation that is none of theirs.
     """
     if axis not in AXES or family not in FAMILIES:
         raise DataContractError(
@@ -167,6 +168,8 @@ def sample_derivation(
             expected=f"axis in {', '.join(AXES)}; family in {', '.join(FAMILIES)}",
         )
     names = [name for name in FAMILIES[family][axis] if objects >= 2 or name not in NEEDS_TWO_OBJECTS]
-    name = names[int(rng.integers(len(names)))]
+    if operation is not None and operation not in names:
+        raise DataContractError(f"operation {operation!r} does not fit", expected=f"one of {', '.join(names)}")
+    name = operation or names[int(rng.integers(len(names)))]
     drawn = rng.uniform(WEAKEST, 1.0) if strength is None else strength
     return str(Derivation(family, name, max(round(float(drawn), 2), 0.01), int(rng.integers(_SEEDS))))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unifl.core.errors import DataContractError
+from unifl.data.degradation_operations import NEEDS_TWO_OBJECTS
 from unifl.data.degradations import UNTOUCHED, combined, parse, sample_derivation
 from unifl.data.vocabulary import AXES, HELD_OUT_STYLE, ObjectPhrase
 
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 # whole standard deviation when pictures were blurred.
 KINDS: dict[str, float] = {"untouched": 0.25, "degrees": 0.2, "two_images": 0.2, "distracted": 0.35}
 DISTRACTION = 0.7  # share of the sides of distracted pairs that are degraded on another axis
-SAME_AXIS_GAP = 0.12  # least difference of strength between two degraded sides: below it there is nothing to see
+# Least difference of strength between two degraded sides: below it there is nothing to see. Both have the same fault,
+# since strengths of different operations are not on one scale.
+SAME_AXIS_GAP = 0.25
 
 
 @dataclass(frozen=True)
@@ -140,29 +143,39 @@ def votes(pairs: Sequence[Pair], panel: Sequence[Annotator], seed: int) -> list[
 def _sides(
     kind: str, axis: str, pool: _Pool, first: str, second: str | None, rng: np.random.Generator
 ) -> tuple[list[Side], str]:
-    def degraded(image_id: str, on: str = axis, strength: float | None = None) -> Side:
-        derivation = sample_derivation(on, "reward", rng, objects=pool.objects[image_id], strength=strength)
+    def degraded(image_id: str, on: str = axis, like: str | None = None) -> Side:
+        """A side with a random degradation, or with that of `like` at another strength."""
+        fault = parse(like) if like is not None else None
+        objects = pool.objects[image_id]
+        if fault is None or (fault.operation in NEEDS_TWO_OBJECTS and objects < 2):
+            derivation = sample_derivation(on, "reward", rng, objects=objects)
+        else:
+            strength = _other_strength(fault.strength, rng)
+            derivation = sample_derivation(
+                on, "reward", rng, objects=objects, strength=strength, operation=fault.operation
+            )
         return Side(image_id, derivation, quality(derivation, axis))
+
+    def untouched(image_id: str) -> Side:
+        return Side(image_id, UNTOUCHED, 0.0)
 
     worse = degraded(first)
     prompt = pool.captions[first]
     if kind == "untouched":
-        return [Side(first, UNTOUCHED, 0.0), worse], prompt
+        return [untouched(first), worse], prompt
+    if kind == "degrees":
+        return [degraded(first, like=worse.derivation), worse], prompt
     if kind == "distracted":
-        better = degraded(first, strength=_other_strength(-worse.quality, rng)) if rng.random() < 0.5 else None
-        sides = [better or Side(first, UNTOUCHED, 0.0), worse]
+        sides = [untouched(first) if rng.random() < 0.5 else degraded(first, like=worse.derivation), worse]
         others = [name for name in AXES if name != axis]
         for number, side in enumerate(sides):
             if rng.random() < DISTRACTION:
                 distraction = degraded(first, str(rng.choice(others))).derivation
                 sides[number] = Side(first, combined(side.derivation, distraction), side.quality)
         return sides, prompt
-    strength = _other_strength(-worse.quality, rng)
-    if kind == "degrees":
-        return [degraded(first, strength=strength), worse], prompt
     assert second is not None
-    better = Side(second, UNTOUCHED, 0.0) if rng.random() < 0.5 else degraded(second, strength=strength)
-    return [better, worse], ObjectPhrase(pool.common_concept(first, second)).words()
+    other = untouched(second) if rng.random() < 0.5 else degraded(second, like=worse.derivation)
+    return [other, worse], ObjectPhrase(pool.common_concept(first, second)).words()
 
 
 def _other_strength(strength: float, rng: np.random.Generator) -> float:

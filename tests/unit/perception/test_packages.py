@@ -46,7 +46,7 @@ def test_the_second_version_of_a_package_is_looked_for_beside_the_first(
     target.mkdir(parents=True)
     (target / "weights.bin").write_bytes(b"weights")
     digest = "9bc8d6af33c4b4a2b0a0ef0ae8ad2a1a4f8cdb0ae3df9c4a54bd3d1b4b1e4d2f"
-    model = PackagedModel("some-model", "2.0", "some_model", "weights.bin", digest, "MIT", "a test", beside=True)
+    model = PackagedModel("some-model", "2.0", "some_model", "weights.bin", digest, "MIT", "a test", "some-model-2.0")
     monkeypatch.setitem(packages.MODELS, "some", model)
     monkeypatch.setattr("sys.prefix", str(tmp_path))
     with pytest.raises(ModelLoadError, match=f"expected sha256 {digest}"):
