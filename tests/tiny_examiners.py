@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from unifl.data.vocabulary import AXES, CONCEPTS, TRAINING_STYLES
-from unifl.evaluation.heads import ConceptHead, ImageTextHead, PooledHead, save_head
+from unifl.evaluation.heads import ConceptHead, ImageTextHead, PooledHead, StyleHead, save_head
 from unifl.evaluation.metrics import Projection
 from unifl.evaluation.panel import save_projection
 from unifl.evaluation.trunk import EMBEDDING_WIDTH
@@ -21,7 +21,7 @@ def write_tiny_examiners(home: Path) -> tuple[Path, Path]:
     for axis in AXES:
         save_head(PooledHead(POOLED, 4, 1), judges / axis, "judge", {"axis": axis, "held_out": {}})
     style = {"labels": list(TRAINING_STYLES), "held_out": {}}
-    save_head(PooledHead(POOLED, 4, len(TRAINING_STYLES)), judges / "style", "style classifier", style)
+    save_head(StyleHead(CELLS, 8, POOLED, len(TRAINING_STYLES)), judges / "style", "style classifier", style)
     concept = {"labels": list(CONCEPTS), "held_out": {}}
     save_head(ConceptHead(CELLS, 8, len(CONCEPTS)), judges / "concept", "concept classifier", concept)
     save_head(ImageTextHead(CELLS, 8, POOLED, TEXT, 16), scorer, "image-text scorer", {"held_out": {}})

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from unifl.core.errors import DivergenceError
 from unifl.core.progress import progress
-from unifl.evaluation.heads import ConceptHead, ImageTextHead, PooledHead
+from unifl.evaluation.heads import ConceptHead, ImageTextHead, PooledHead, StyleHead
 from unifl.evaluation.judge_pairs import JudgePairs
 from unifl.evaluation.trunk import Views
 from unifl.perception.precision import frozen_precision
@@ -93,16 +93,18 @@ def train_judge(pooled: Tensor, pairs: JudgePairs, *, passes: int, seed: int, ax
     return fit(head, loss, len(pairs.a), passes=passes, learning_rate=2e-3, description=f"judge of {axis}", seed=seed)
 
 
-def train_style(pooled: Tensor, labels: Tensor, styles: int, *, passes: int, seed: int) -> PooledHead:
-    """A style classifier from pooled features [N, D] and labels int64 [N]."""
+def train_style(views: Views, labels: Tensor, styles: int, *, passes: int, seed: int, hidden: int) -> StyleHead:
+    """A style classifier from views and labels int64 [N]."""
     torch.manual_seed(seed)
-    head = PooledHead(pooled.shape[1], hidden=64, outputs=styles)
-    head.standardised.fit(pooled)
+    head = StyleHead(views.cells_width, hidden, views.pooled.shape[1], styles)
+    head.standardised.fit(views.pooled)
 
     def loss(rows: Tensor) -> Tensor:
-        return F.cross_entropy(head(pooled[rows]), labels[rows], label_smoothing=0.05)
+        with frozen_precision("cpu"):
+            logits = head(views[rows])
+        return F.cross_entropy(logits.float(), labels[rows], label_smoothing=0.05)
 
-    return fit(head, loss, len(pooled), passes=passes, learning_rate=2e-3, description="style classifier", seed=seed)
+    return fit(head, loss, len(views), passes=passes, learning_rate=2e-3, description="style classifier", seed=seed)
 
 
 def train_concept(views: Views, wanted: Tensor, *, passes: int, seed: int, hidden: int) -> ConceptHead:

@@ -42,7 +42,7 @@ class Standardised(nn.Module):
 
 
 class PooledHead(nn.Module):
-    """From statistics over the whole image to `outputs` numbers: axis judges (1) and the style classifier (styles)."""
+    """From statistics over the whole image to `outputs` numbers: the axis judges."""
 
     def __init__(self, width: int, hidden: int, outputs: int) -> None:
         super().__init__()
@@ -71,6 +71,27 @@ class CellHead(nn.Module):
     def forward(self, views: Views) -> Tensor:
         mixed = self.mix(views.cells)
         result: Tensor = F.relu(self.norm(mixed + self.look(mixed)))
+        return result
+
+
+class StyleHead(nn.Module):
+    """Logits [N, styles] from what the whole image looks like and from how its objects are drawn.
+
+    Painted styles show in statistics alone; drawn styles differ in how each concept is drawn, which only cells tell.
+    """
+
+    def __init__(self, width: int, hidden: int, pooled: int, outputs: int) -> None:
+        super().__init__()
+        self.shape = {"width": width, "hidden": hidden, "pooled": pooled, "outputs": outputs}
+        self.cells = CellHead(width, hidden)
+        self.standardised = Standardised(pooled)
+        self.tone = nn.Sequential(nn.Dropout(0.2), nn.Linear(pooled, 48), nn.ReLU())
+        self.layers = nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * hidden + 48, outputs))
+
+    def forward(self, views: Views) -> Tensor:
+        cells = self.cells(views)
+        tone = self.tone(self.standardised(views.pooled))
+        result: Tensor = self.layers(torch.cat([cells.amax((2, 3)), cells.mean((2, 3)), tone], 1))
         return result
 
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unifl.evaluation.heads import ConceptHead, ImageTextHead, PooledHead
+from unifl.evaluation.heads import ConceptHead, ImageTextHead, PooledHead, StyleHead
 from unifl.evaluation.judge_pairs import KINDS, JudgePairs
 from unifl.evaluation.metrics import recall_at, share
 from unifl.evaluation.trunk import Views
@@ -40,10 +40,15 @@ def judge_figures(head: PooledHead, pooled: Tensor, pairs: JudgePairs) -> dict[s
 
 
 @torch.no_grad()
-def style_figures(head: PooledHead, pooled: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Top-1 accuracy."""
-    hits = (head(pooled).argmax(1) == labels).numpy()
-    return {"images": len(hits), "accuracy": share(hits).as_dict()}
+def style_figures(head: StyleHead, views: Views, labels: Tensor, painted: NDArray[np.bool_]) -> dict[str, Any]:
+    """Top-1 accuracy, also apart for painted styles and for drawn ones; painted bool [N]."""
+    logits = torch.cat([head(views[slice(start, start + 256)]) for start in range(0, len(views), 256)])
+    hits = (logits.argmax(1) == labels).numpy()
+    figures: dict[str, Any] = {"images": len(hits), "accuracy": share(hits).as_dict()}
+    for name, rows in (("accuracy_painted", painted), ("accuracy_drawn", ~painted)):
+        if rows.any():
+            figures[name] = share(hits[rows]).as_dict()
+    return figures
 
 
 @torch.no_grad()

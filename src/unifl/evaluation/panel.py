@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from unifl.core.errors import ModelLoadError
 from unifl.core.progress import progress
 from unifl.data.vocabulary import AXES
-from unifl.evaluation.heads import ConceptHead, ImageTextHead, PooledHead, load_head
+from unifl.evaluation.heads import ConceptHead, ImageTextHead, PooledHead, StyleHead, load_head
 from unifl.evaluation.metrics import Projection
 from unifl.evaluation.trunk import Trunk, Views, as_tensor
 from unifl.perception.minilm import SentenceEncoder
@@ -64,7 +64,7 @@ class Panel:
             judge, config = load_head("judge", PooledHead, judges / axis)
             self._judges.append(judge)
             self.figures[axis] = config["held_out"]
-        self._style, style = load_head("style classifier", PooledHead, judges / "style")
+        self._style, style = load_head("style classifier", StyleHead, judges / "style")
         self._concept, concept = load_head("concept classifier", ConceptHead, judges / "concept")
         self._scorer, image_text = load_head("image-text scorer", ImageTextHead, scorer)
         self.style_names: tuple[str, ...] = tuple(style["labels"])
@@ -89,7 +89,7 @@ class Panel:
         return Findings(
             embedding=views.embedding.numpy(),
             judges=torch.cat([judge(views.pooled) for judge in self._judges], 1).numpy(),
-            styles=self._style(views.pooled).numpy(),
+            styles=self._style(views).numpy(),
             concepts=self._concept(views).numpy(),
             vectors=self._scorer.images(views).numpy(),
         )

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     import pandas as pd
-    import torch
     from numpy.typing import NDArray
 
     from unifl.data.contracts import ImageTable
@@ -41,8 +40,8 @@ class JudgeModelsSettings(StepSettings):
         64, ge=2, description="FID on so many dimensions ranks sensibly from 2,000 images"
     )
     judge_passes: int = Field(12, ge=1)
-    style_passes: int = Field(6, ge=1)
-    concept_passes: int = Field(10, ge=1)
+    style_passes: int = Field(10, ge=1)
+    concept_passes: int = Field(14, ge=1)
     scorer_passes: int = Field(15, ge=1)
     hidden: int = Field(192, ge=8, description="channels of the concept and scorer heads")
     joint: int = Field(192, ge=8, description="dimensions of the image-text space")
@@ -152,15 +151,26 @@ def _train_judges(material: _Material, folder: Path, settings: JudgeModelsSettin
 
 
 def _train_style(material: _Material, folder: Path, settings: JudgeModelsSettings) -> Metrics:
-    from unifl.data.vocabulary import TRAINING_STYLES
+    import torch
+
+    from unifl.data.vocabulary import PAINTED_STYLES, TRAINING_STYLES
     from unifl.evaluation.examiner_training import train_style
     from unifl.evaluation.heads import save_head
     from unifl.evaluation.held_out import style_figures
 
-    labels = _style_labels([scene.style for scene in material.scenes])
-    count = len(TRAINING_STYLES)
-    head = train_style(material.views.pooled, labels, count, passes=settings.style_passes, seed=settings.seed)
-    figures = style_figures(head, material.test_views.pooled, _style_labels(list(material.test["style"])))
+    def labels(styles: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([TRAINING_STYLES.index(style) for style in styles])
+
+    head = train_style(
+        material.views,
+        labels([scene.style for scene in material.scenes]),
+        len(TRAINING_STYLES),
+        passes=settings.style_passes,
+        seed=settings.seed,
+        hidden=settings.hidden // 2,
+    )
+    styles = material.test["style"]
+    figures = style_figures(head, material.test_views, labels(list(styles)), styles.isin(PAINTED_STYLES).to_numpy())
     save_head(head, folder, "style classifier", {"labels": TRAINING_STYLES, "held_out": figures, **material.facts})
     return _values("style", figures)
 
@@ -222,14 +232,6 @@ def _fit_projection(material: _Material, table: ImageTable, folder: Path, settin
     fitted = {"images": len(embedding), "explained_variance": explained}
     save_projection(basis, folder, {"trunk": trunk_reference(), **fitted, **material.facts})
     return {"projection_explained_variance": explained}
-
-
-def _style_labels(styles: Sequence[str]) -> torch.Tensor:
-    import torch
-
-    from unifl.data.vocabulary import TRAINING_STYLES
-
-    return torch.tensor([TRAINING_STYLES.index(style) for style in styles])
 
 
 def _values(prefix: str, figures: dict[str, Any]) -> Metrics:
