@@ -44,7 +44,8 @@ def toned(images: Tensor, generator: torch.Generator, strength: float = 0.15) ->
     gray = images.mean(1, keepdim=True)
     images = gray + (images - gray) * saturation
     middle = images.mean((1, 2, 3), keepdim=True)
-    return ((middle + (images - middle) * contrast) * brightness).clamp(0, 1)
+    result: Tensor = ((middle + (images - middle) * contrast) * brightness).clamp(0, 1)
+    return result
 
 
 def softened(images: Tensor, generator: torch.Generator, noise: float = 0.02) -> Tensor:
