@@ -5,7 +5,7 @@
 
 For every spacing and guidance it prints KID (x1000, to the validation or test images) and the top-1 of the independent
 concept classifier at 20, 4, 2 and 1 steps, on validation captions; spacing and guidance with the lowest KID at each
-count are then measured on test captions. Writes docs/base_model.json.
+count are then measured on test captions. Writes docs/base_model.json and the loss curve docs/images/base_model_loss.svg.
 """
 
 import argparse
@@ -64,7 +64,23 @@ def main() -> None:
         arguments.output,
         {"validation": tried, "test": final, "gaps": gaps, "few_step_count": few, "real_images": test.real_top1()},
     )
-    print(json.dumps(test.real_top1()))
+    print(f"top-1 on the real test images, the classifier's ceiling: {test.real_top1()['concept_top1']:.1%}")
+    draw_loss(arguments.base_model / "training" / "curve.json", arguments.output.parent / "images")
+
+
+def draw_loss(curve_file: Path, folder: Path) -> None:
+    """Draw the epsilon loss of the training over updates."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    curve = json.loads(curve_file.read_text(encoding="utf-8"))
+    figure, axes = pyplot.subplots(figsize=(6, 3), layout="constrained")
+    axes.plot([entry["update"] for entry in curve], [entry["epsilon"] for entry in curve])
+    axes.set(xlabel="update", ylabel="epsilon loss", ylim=(0.05, 0.3), title="Embedded base model")
+    axes.grid(alpha=0.3)
+    figure.savefig(folder / "base_model_loss.svg", metadata={"Date": None})
 
 
 class Measure:
