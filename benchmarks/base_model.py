@@ -5,7 +5,7 @@
 
 For every spacing and guidance it prints KID (x1000, to the validation or test images) and the top-1 of the independent
 concept classifier at 20, 4, 2 and 1 steps, on validation captions; spacing and guidance with the lowest KID at each
-count are then measured on test captions. Writes docs/base_model.json and the loss curve docs/images/base_model_loss.svg.
+count are then measured on test captions. Writes docs/base_model.json and docs/images/base_model_loss.svg.
 """
 
 import argparse

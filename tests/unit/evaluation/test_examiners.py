@@ -98,6 +98,18 @@ def test_a_scorer_brings_images_and_their_texts_together() -> None:
     assert similarity.diagonal().mean() > similarity.mean() + 0.1
 
 
+def test_a_style_head_sees_both_the_whole_image_and_its_cells() -> None:
+    """Style 0 shows in a statistic of the whole image, style 1 in one cell, style 2 in neither."""
+    views, rng = random_views(384), np.random.default_rng(0)
+    styles = rng.integers(0, 3, 384)
+    views.pooled[styles == 0, 5] += 6
+    for row in np.flatnonzero(styles == 1):
+        views.fine[row, 2, rng.integers(6), rng.integers(6)] += 8
+    head = training.train_style(views[slice(0, 256)], torch.from_numpy(styles[:256]), 3, passes=60, seed=0, hidden=8)
+    right = head(views[slice(256, 384)]).argmax(1).numpy() == styles[256:]
+    assert right.mean() > 0.75
+
+
 def test_a_loss_that_is_not_a_number_stops_training() -> None:
     head = PooledHead(4, 2, 1)
     with pytest.raises(DivergenceError, match="the loss is nan"):
