@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class JudgeModelsSettings(StepSettings):
-    """Defaults: about ten CPU minutes; the figures they give are in each config.json."""
+    """Defaults: what made the embedded examiners, 434 CPU seconds; figures in docs/evaluation_models.md."""
 
     scenes: int = Field(12_000, ge=64, description="drawn training scenes (8 CPU ms each, 4 ms for the trunk)")
     captioned_scenes: int = Field(6_000, ge=32, description="of these, for the scorer (7 CPU ms a caption)")

@@ -12,13 +12,13 @@ from unifl.core.step import Metrics, Paths, StepContext, StepDefinition
 
 
 class SegmentationModelSettings(StepSettings):
-    """Defaults: about five CPU minutes; figures for other choices are in docs/evaluation_models.md."""
+    """Defaults: what made the embedded segmenter; its figures are in docs/evaluation_models.md."""
 
     scenes: int = Field(10_000, ge=64, description="drawn training scenes (8 CPU ms each)")
     held_out_scenes: int = Field(400, ge=8, description="scenes of each held-out split (validation, test)")
     painted: float = Field(0.35, ge=0, le=1, description="share of painted scenes; drawn ones carry the shapes")
     width: int = Field(32, ge=8, description="channels at half resolution")
-    updates: int = Field(1_000, ge=1, description="measured: the loss is flat after these")
+    updates: int = Field(1_000, ge=1, description="with the default scenes 495 CPU seconds in all")
     batch_size: int = Field(64, ge=2, description="scenes an update")
     learning_rate: float = Field(2e-3, gt=0, description="peak of a one-cycle schedule, AdamW")
     seed: int = Field(0, ge=0)
