@@ -142,6 +142,7 @@ def assemble(
     """
     from diffusers import StableDiffusionPipeline
 
+    autoencoder.register_to_config(_name_or_path="")  # where it was trained is in its record, not in the model
     if half:
         networks: tuple[Any, ...] = (unet, autoencoder)
         for network in networks:
