@@ -48,7 +48,7 @@ def test_the_default_remote_lies_in_the_repository_and_a_cloud_one_is_named(pull
     listed = pulled.dvc("remote", "list").stdout
     assert "embedded" in listed
     assert "gs://" in listed
-    assert "(default)" in next(line for line in listed.splitlines() if line.startswith("embedded"))
+    assert pulled.dvc("remote", "default").stdout.strip() == "embedded"
 
 
 def test_the_embedded_remote_is_small_enough_for_git() -> None:
