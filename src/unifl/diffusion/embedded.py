@@ -142,9 +142,10 @@ def assemble(
     """
     from diffusers import StableDiffusionPipeline
 
-    autoencoder.register_to_config(_name_or_path="")  # where it was trained is in its record, not in the model
+    networks: tuple[Any, ...] = (unet, autoencoder)
+    for network in networks:  # where it was trained is in its record, not in the model
+        network.register_to_config(_name_or_path="")
     if half:
-        networks: tuple[Any, ...] = (unet, autoencoder)
         for network in networks:
             for parameter in network.parameters():
                 parameter.data = parameter.data.half()
