@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unifl.core.errors import DivergenceError
 from unifl.core.files import atomic_path
@@ -42,7 +43,7 @@ class _Loop:
         self.averaged = {name: copy.deepcopy(net).requires_grad_(False) for name, net in self.networks.items()}
         self.parameters = [p for net in self.networks.values() for p in net.parameters()]
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
+            self.parameters, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
         )
         self.curve: list[dict[str, float]] = []
         self.update = self._resume()
@@ -62,8 +63,15 @@ class _Loop:
                 net.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
         state = self.optimizer.state_dict()
         state["state"] = {
-            index: {key: tensors[f"optimizer.{index}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-            for index in range(len(self.parameters))
+            index: {
+                "step": tensors[f"optimizer.{index}.step"],
+                # in the weight's own memory order, which the fused update takes for granted
+                **{
+                    key: torch.empty_like(weight).copy_(tensors[f"optimizer.{index}.{key}"])
+                    for key in ("exp_avg", "exp_avg_sq")
+                },
+            }
+            for index, weight in enumerate(self.parameters)
         }
         self.optimizer.load_state_dict(state)
         return int(tensors["update"].item())
@@ -182,7 +190,7 @@ def train_autoencoder(
 
 @torch.no_grad()
 def encode_all(network: nn.Module, pixels: NDArray[np.uint8], batch_size: int = 256) -> Tensor:
-    """Encode uint8 pictures [N, H, W, 3] to raw latents [N, C, H/8, W/8] (float32)."""
+    """Encode uint8 pictures [N, H, W, 3] to raw latents [N, C, h, w] (float32)."""
     parts = []
     for start in progress(range(0, len(pixels), batch_size), "encoding latents", "batches"):
         images = as_tensor(pixels[start : start + batch_size]).contiguous(memory_format=torch.channels_last)
@@ -236,8 +244,10 @@ def train_diffusion(
         level = cumulative[steps].view(-1, 1, 1, 1)
         noise = torch.randn_like(clean)
         noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
-        condition = text_encoder(input_ids=ids).last_hidden_state
-        error = (unet(noisy, steps, encoder_hidden_states=condition).sample - noise).square().mean((1, 2, 3))
+        with frozen_precision(clean.device):  # float32 weights, bfloat16 arithmetic
+            condition = text_encoder(input_ids=ids).last_hidden_state
+            predicted = unet(noisy, steps, encoder_hidden_states=condition).sample
+        error = (predicted.float() - noise).square().mean((1, 2, 3))
         terms = {"epsilon": error.mean()}
         if settings.min_snr:
             ratio = (level / (1 - level)).flatten()
@@ -245,7 +255,9 @@ def train_diffusion(
         return {"loss": error.mean(), **terms}
 
     final_unet, final_text = loop.averaged["unet"], loop.averaged["text_encoder"]
-    curve = loop.run(loss_of, (lambda update: on_checkpoint(update, final_unet, final_text)) if on_checkpoint else None)
+    show = (lambda update: on_checkpoint(update, final_unet, final_text)) if on_checkpoint else None
+    with sdpa_kernel(SDPBackend.MATH):  # on CPUs the fused kernel's bfloat16 backward takes half of the whole update
+        curve = loop.run(loss_of, show)
     return final_unet, final_text, curve
 
 
