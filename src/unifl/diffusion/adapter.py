@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from unifl.core.errors import ModelLoadError, SettingsError
-from unifl.perception.precision import frozen_precision
+from unifl.perception.precision import frozen_precision, plain_attention
 
 Spacing = Literal["trailing", "leading", "linspace"]
 TEXT_CACHE_ENTRIES = 16_384  # 24 tokens x 128 float32 = 12 kB an entry on the embedded base: at most 200 MB
@@ -62,6 +62,7 @@ class DiffusionAdapter:
         scheduler: Any,
         device: str | torch.device = "cpu",
         fast_autoencoder: bool = True,
+        fast_unet: bool = False,
     ) -> None:
         self.device = torch.device(device)
         self.unet = unet.to(self.device)
@@ -70,6 +71,7 @@ class DiffusionAdapter:
         self.tokenizer = tokenizer
         self.scheduler = scheduler
         self.fast_autoencoder = fast_autoencoder
+        self.fast_unet = fast_unet
         self.prediction_type = str(scheduler.config.prediction_type)
         self.alphas_cumprod: Tensor = scheduler.alphas_cumprod.to(self.device, torch.float32)
         self._text_cache: OrderedDict[str, Tensor] = OrderedDict()
@@ -84,11 +86,13 @@ class DiffusionAdapter:
         device: str | torch.device = "cpu",
         *,
         fast_autoencoder: bool = True,
+        fast_unet: bool = False,
     ) -> DiffusionAdapter:
         """Read a ``StableDiffusionPipeline`` folder and, if given, the UNet of a tuned model folder in its place.
 
         ``fast_autoencoder`` runs the autoencoder in bfloat16 where the processor has instructions for it: pixels differ
         by 0.3 of 255 levels on average, gradients agree to a cosine of 0.997. Turn it off to compare with diffusers.
+        ``fast_unet`` does the same for the UNet, whose weights stay float32: for training, not for pictures to judge.
         Raises ``ModelLoadError`` for a missing folder, an unreadable part, or a family this adapter does not speak.
         """
         base = Path(base_folder)
@@ -128,6 +132,7 @@ class DiffusionAdapter:
             scheduler=scheduler,
             device=device,
             fast_autoencoder=fast_autoencoder,
+            fast_unet=fast_unet,
         )
 
     # ------------------------------------------------------------------ text
@@ -256,20 +261,19 @@ class DiffusionAdapter:
         return Prediction((latents - sigma * output) / signal, output)
 
     def _guided_output(self, latents: Tensor, timesteps: Tensor, condition: Tensor, guidance_scale: float) -> Tensor:
-        output: Tensor
         if guidance_scale == 1.0:
-            output = self.unet(latents, timesteps, encoder_hidden_states=condition, return_dict=False)[0]
-            return output.float()
+            return self._unet_output(latents, timesteps, condition)
         empty = self.encode_text([""]).expand(len(latents), -1, -1)
-        both = self.unet(
-            torch.cat([latents, latents]),
-            torch.cat([timesteps, timesteps]),
-            encoder_hidden_states=torch.cat([empty, condition]),
-            return_dict=False,
-        )[0]
-        without, with_prompt = both.float().chunk(2)
-        output = without + guidance_scale * (with_prompt - without)
-        return output
+        both = self._unet_output(
+            torch.cat([latents, latents]), torch.cat([timesteps, timesteps]), torch.cat([empty, condition])
+        )
+        without, with_prompt = both.chunk(2)
+        return without + guidance_scale * (with_prompt - without)
+
+    def _unet_output(self, latents: Tensor, timesteps: Tensor, condition: Tensor) -> Tensor:
+        with frozen_precision(self.device) if self.fast_unet else nullcontext(), plain_attention(self.device):
+            output = self.unet(latents, timesteps, encoder_hidden_states=condition, return_dict=False)[0]
+        return output.float()  # type: ignore[no-any-return]
 
     def ddim_step(self, prediction: Prediction, indices: Tensor, table: StepTable) -> Tensor:
         """The latent one DDIM step (eta 0) nearer to the image, each sample at its own step index [N]."""

@@ -114,11 +114,11 @@ def build_autoencoder(architecture: Architecture) -> "AutoencoderTiny":
     other convolutions keep the signal's variance: it learns several times faster than from PyTorch's own start.
     """
     from diffusers import AutoencoderTiny
-    from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
+    from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
     from torch import nn
 
     stages = architecture.downscale.bit_length()  # one at full size, then one a halving
-    network = AutoencoderTiny(
+    network: Any = AutoencoderTiny(
         latent_channels=architecture.latent_channels,
         encoder_block_out_channels=(architecture.encoder_width,) * stages,
         decoder_block_out_channels=(architecture.decoder_width,) * stages,
@@ -135,7 +135,7 @@ def build_autoencoder(architecture: Architecture) -> "AutoencoderTiny":
             nn.init.zeros_(module.conv[-1].weight)
     for last in (network.encoder.layers[-1], network.decoder.layers[-1]):
         nn.init.xavier_normal_(last.weight)
-    return network
+    return network  # type: ignore[no-any-return]
 
 
 def noise_schedule() -> "DDIMScheduler":

@@ -19,14 +19,13 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unifl.core.errors import DivergenceError
 from unifl.core.files import atomic_path
 from unifl.core.progress import progress
 from unifl.diffusion.embedded import noise_schedule
 from unifl.diffusion.pretraining_settings import AutoencoderLoop, DiffusionLoop, LoopSettings
-from unifl.perception.precision import frozen_precision
+from unifl.perception.precision import frozen_precision, plain_attention
 
 
 def learning_rate_at(update: int, settings: LoopSettings) -> float:
@@ -244,7 +243,7 @@ def train_diffusion(
         level = cumulative[steps].view(-1, 1, 1, 1)
         noise = torch.randn_like(clean)
         noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
-        with frozen_precision(clean.device):  # float32 weights, bfloat16 arithmetic
+        with frozen_precision(clean.device), plain_attention(clean.device):  # float32 weights, bfloat16 arithmetic
             condition = text_encoder(input_ids=ids).last_hidden_state
             predicted = unet(noisy, steps, encoder_hidden_states=condition).sample
         error = (predicted.float() - noise).square().mean((1, 2, 3))
@@ -256,8 +255,7 @@ def train_diffusion(
 
     final_unet, final_text = loop.averaged["unet"], loop.averaged["text_encoder"]
     show = (lambda update: on_checkpoint(update, final_unet, final_text)) if on_checkpoint else None
-    with sdpa_kernel(SDPBackend.MATH):  # on CPUs the fused kernel's bfloat16 backward takes half of the whole update
-        curve = loop.run(loss_of, show)
+    curve = loop.run(loss_of, show)
     return final_unet, final_text, curve
 
 

@@ -31,11 +31,11 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def open_model(base: Path, tuned: Path | None = None) -> DiffusionAdapter:
+def open_model(base: Path, tuned: Path | None = None, *, mixed_precision: bool) -> DiffusionAdapter:
     """The base model, with the UNet of ``tuned`` if given. Raises ModelLoadError when that belongs to another base."""
     if tuned is not None:
         check_tuned_on(base, tuned)
-    return DiffusionAdapter.load(base, tuned, device())
+    return DiffusionAdapter.load(base, tuned, device(), fast_unet=mixed_precision)
 
 
 def open_rewards(inputs: Paths) -> dict[str, RewardModel]:

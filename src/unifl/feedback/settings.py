@@ -51,6 +51,9 @@ class EngineSettings(StepSettings):
     diffusion_weight: float = Field(
         0.0, ge=0, description="Weight of the plain diffusion loss beside the feedback: none in the paper, one in ReFL."
     )
+    mixed_precision: bool = Field(
+        True, description="The UNet computes in bfloat16 where the processor does so natively; its weights are float32."
+    )
     gradient_checkpointing: bool = Field(False, description="Less memory for more time in the UNet's gradient step.")
     checkpoint_every: int = Field(25, ge=1, description="Updates between two checkpoints (a kill costs at most these).")
     seed: int = Field(0, ge=0, description="Everything random follows from it.")

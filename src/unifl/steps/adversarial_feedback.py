@@ -60,7 +60,7 @@ def run(inputs: Paths, outputs: Paths, settings: AdversarialFeedbackSettings, co
     from unifl.feedback.engine import Term
     from unifl.feedback.objectives.adversarial import AdversarialObjective
 
-    adapter = assembly.open_model(inputs["base_model"], inputs["model"])
+    adapter = assembly.open_model(inputs["base_model"], inputs["model"], mixed_precision=settings.mixed_precision)
     rewards = assembly.open_rewards(inputs)
     features = assembly.sentence_features()
     images = open_images(inputs["images"])

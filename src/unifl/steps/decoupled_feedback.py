@@ -45,7 +45,7 @@ def run(inputs: Paths, outputs: Paths, settings: DecoupledFeedbackSettings, cont
     """Train the UNet on the sum of the hinges."""
     from unifl.feedback import assembly
 
-    adapter = assembly.open_model(inputs["base_model"], inputs["model"])
+    adapter = assembly.open_model(inputs["base_model"], inputs["model"], mixed_precision=settings.mixed_precision)
     rewards = assembly.open_rewards(inputs)
     features = assembly.sentence_features()
     terms = [assembly.aesthetic_term(settings, rewards, inputs["selected_prompts"], features)]

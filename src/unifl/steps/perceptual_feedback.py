@@ -58,7 +58,7 @@ def run(inputs: Paths, outputs: Paths, settings: PerceptualFeedbackSettings, con
     from unifl.feedback.engine import Term
     from unifl.feedback.objectives.perceptual import PerceptualObjective, perceptual_feedbacks
 
-    adapter = assembly.open_model(inputs["base_model"])
+    adapter = assembly.open_model(inputs["base_model"], mixed_precision=settings.mixed_precision)
     images = open_images(inputs["images"])
     feedbacks = perceptual_feedbacks(
         images,
