@@ -34,6 +34,6 @@ class DiffusionLoop(LoopSettings):
     """Sizes of the diffusion training; the rate is that of small models, not Stable Diffusion's 1e-4."""
 
     updates: int = Field(8000, ge=1)
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(64, ge=1)
     unconditional: float = Field(0.1, ge=0, le=1, description="share of captions dropped for classifier-free guidance")
     min_snr: float = Field(5.0, ge=0, description="gamma of min-SNR weighting (arXiv 2303.09556); 0 is the plain loss")
