@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unifl.core.errors import DataContractError
-from unifl.data.degradation_operations import FAMILIES, NEEDS_TWO_OBJECTS, Masks, Pixels
+from unifl.data.degradation_operations import FAMILIES, NEEDS_TWO_OBJECTS
+from unifl.data.pixel_operations import Masks, Pixels
 from unifl.data.vocabulary import AXES
 
 Family = Literal["reward", "judge"]

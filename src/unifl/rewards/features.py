@@ -25,7 +25,7 @@ from unifl.core.digest import sha256_file
 from unifl.core.files import atomic_path
 from unifl.core.progress import progress
 from unifl.core.step import checkpoint_folder
-from unifl.data import degradation_operations, degradations
+from unifl.data import degradation_operations, degradations, pixel_operations
 from unifl.data.contracts import ImageTable
 from unifl.perception import efficientnet
 from unifl.perception.efficientnet import EfficientNetLite, pooled_statistics
@@ -119,7 +119,8 @@ def _image_recipe(trunk: EfficientNetLite) -> str:
     """Digest of all that turns an image and a derivation into features: weights, code of the way, precision."""
     parts = [trunk.sha256, str(IMAGE_SIZE), repr(GRIDS), f"bfloat16={native_bfloat16('cpu')}"]
     parts += [
-        sha256_file(Path(str(module.__file__))) for module in (degradation_operations, degradations, efficientnet)
+        sha256_file(Path(str(module.__file__)))
+        for module in (degradation_operations, degradations, pixel_operations, efficientnet)
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
