@@ -145,6 +145,20 @@ def test_gradients_of_the_fast_autoencoder_agree_with_float32(base_folder: Path)
     assert float(torch.cosine_similarity(*gradients, dim=0)) > 0.99
 
 
+def test_gradients_of_the_fast_unet_agree_with_float32_and_its_weights_stay_so(base_folder: Path) -> None:
+    gradients = []
+    for fast in (False, True):
+        adapter = DiffusionAdapter.load(base_folder, fast_unet=fast)
+        latents = torch.randn(4, *adapter.latent_shape, generator=torch.Generator().manual_seed(0))
+        noise = adapter.predict_noise(latents, torch.tensor([20, 300, 700, 999]), adapter.encode_text(CAPTIONS))
+        assert noise.dtype == torch.float32
+        (noise - 0.3).square().mean().backward()
+        weights = [parameter for parameter in adapter.unet.parameters() if parameter.grad is not None]
+        assert {parameter.dtype for parameter in weights} == {torch.float32}
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in weights]))
+    assert float(torch.cosine_similarity(*gradients, dim=0)) > 0.99
+
+
 def test_only_the_unet_can_train(adapter: DiffusionAdapter) -> None:
     frozen = [*adapter.autoencoder.parameters(), *adapter.text_encoder.parameters()]
     assert not any(parameter.requires_grad for parameter in frozen)

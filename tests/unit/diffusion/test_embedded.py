@@ -1,13 +1,15 @@
 """The embedded base model's folder is one that plain diffusers loads."""
 
 from pathlib import Path
+from typing import Literal
 
+import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
 from tests.tiny_base import CAPTIONS, TINY
-from unifl.diffusion.embedded import Architecture, build_tokenizer, build_unet
+from unifl.diffusion.embedded import Architecture, build_autoencoder, build_tokenizer, build_unet
 
 
 def test_plain_diffusers_loads_the_folder_in_float32_and_draws(base_folder: Path) -> None:
@@ -16,6 +18,19 @@ def test_plain_diffusers_loads_the_folder_in_float32_and_draws(base_folder: Path
     pipeline.set_progress_bar_config(disable=True)
     (picture,) = pipeline("a red fox", num_inference_steps=2, guidance_scale=2.0).images
     assert picture.size == (TINY.image_side, TINY.image_side)
+
+
+@pytest.mark.parametrize("downscale", [4, 8])
+def test_an_untrained_autoencoder_keeps_the_size_of_the_signal(downscale: Literal[4, 8]) -> None:
+    torch.manual_seed(0)
+    network = build_autoencoder(Architecture(downscale=downscale))
+    images = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        latents = network.encode(images).latents
+        decoded = network.decode(latents).sample
+    assert latents.shape == (8, 6, 64 // downscale, 64 // downscale)
+    assert 0.1 < float(latents.std()) < 10
+    assert 0.1 < float(decoded.std()) < 10
 
 
 def test_no_file_of_the_full_size_unet_is_larger_than_a_shard(tmp_path: Path) -> None:
