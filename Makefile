@@ -8,8 +8,9 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 LOCKS  := requirements/dev.lock requirements/models.lock requirements/models-hed.lock
 
-# Small models are an order of magnitude slower when every worker starts one thread a core.
-export OMP_NUM_THREADS ?= 1
+# Small models are an order of magnitude slower with more threads than cores: a run has one process at a time, the tests two.
+demo embedded: export OMP_NUM_THREADS ?= 2
+test test-slow: export OMP_NUM_THREADS ?= 1
 export GX_ANALYTICS_ENABLED := false
 export DVC_NO_ANALYTICS := true
 
