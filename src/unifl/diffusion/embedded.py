@@ -31,7 +31,7 @@ class Architecture(BaseModel):
     decoder_width: int = 64
     text_width: int = 128
     text_layers: int = 4
-    text_length: int = 32  # tokens, start and end included
+    text_length: int = 24  # tokens, start and end included
     vocabulary: int = 1500  # at most; byte-pair merges stop earlier when the captions have no more
     unet_widths: tuple[int, int, int] = (64, 128, 160)
 

@@ -37,3 +37,9 @@ class DiffusionLoop(LoopSettings):
     batch_size: int = Field(64, ge=1)
     unconditional: float = Field(0.1, ge=0, le=1, description="share of captions dropped for classifier-free guidance")
     min_snr: float = Field(5.0, ge=0, description="gamma of min-SNR weighting (arXiv 2303.09556); 0 is the plain loss")
+    latent_deviation: float = Field(
+        0.5,
+        gt=0,
+        description="what the autoencoder's scaling_factor scales latents to. With 1, the mean color of 16 x 16 "
+        "latents still shows at the last noise level, and text is not asked for it (arXiv 2301.10972 scales, too)",
+    )

@@ -58,7 +58,10 @@ def run(inputs: Paths, outputs: Paths, settings: BaseModelSettings, context: Ste
     rows = images.split("train")
     autoencoder = AutoencoderTiny.from_pretrained(inputs["autoencoder"])
     autoencoder.to(memory_format=torch.channels_last)
-    latents = encode_all(autoencoder, images.pixels(rows["image_id"])) * autoencoder.config.scaling_factor
+    latents = encode_all(autoencoder, images.pixels(rows["image_id"]))
+    scale = settings.latent_deviation / float(latents.std())
+    autoencoder.register_to_config(scaling_factor=scale)
+    latents *= scale
     captions = rows["caption"].tolist()
     words = [*CONCEPTS, *ATTRIBUTES, *RELATIONS, *BACKGROUNDS, *STYLE_PHRASES.values(), "gradient background"]
     torch.manual_seed(settings.seed)
@@ -91,6 +94,7 @@ def run(inputs: Paths, outputs: Paths, settings: BaseModelSettings, context: Ste
         "updates": settings.updates,
         "images_seen": settings.updates * settings.batch_size,
         "epsilon_loss": curve[-1]["epsilon"],
+        "scaling_factor": scale,
         "unet_parameters": sum(parameter.numel() for parameter in unet.parameters()),
     }
 
