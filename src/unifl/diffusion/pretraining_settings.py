@@ -36,7 +36,7 @@ class DiffusionLoop(LoopSettings):
     updates: int = Field(8000, ge=1)
     batch_size: int = Field(64, ge=1)
     unconditional: float = Field(0.1, ge=0, le=1, description="share of captions dropped for classifier-free guidance")
-    min_snr: float = Field(5.0, ge=0, description="gamma of min-SNR weighting (arXiv 2303.09556); 0 is the plain loss")
+    min_snr: float = Field(5.0, ge=0, description="gamma of min-SNR weighting (arXiv 2303.09556); 0 for none")
     latent_deviation: float = Field(
         0.5,
         gt=0,
