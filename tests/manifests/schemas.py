@@ -1,5 +1,5 @@
-"""Is a resource what its API says it is? Native resources are held against the schemas of Kubernetes, custom ones against
-schemas of the fields that this project uses (`crds/*.yaml`, written by hand, named after the API version they follow).
+"""Is a resource what its API says it is? Native resources are held against the schemas of Kubernetes, custom ones
+against schemas of the fields that this project uses (`crds/*.yaml`, written by hand, named after their API version).
 
 Both are strict: a field that the schema does not know is an error, as with `kubectl apply --validate=strict`.
 """
