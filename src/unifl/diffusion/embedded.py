@@ -190,6 +190,31 @@ def assemble(
     pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size=SHARD_SIZE)
 
 
+def trained_parts(folder: Path, autoencoder: Any) -> "tuple[UNet2DConditionModel, CLIPTextModel, CLIPTokenizer]":
+    """Return UNet, text encoder (both float32) and tokenizer of a base model, to go on training them.
+
+    Raises ModelLoadError when a part is missing or unreadable, or when the model's latents are not those that
+    ``autoencoder`` makes at its present scaling factor.
+    """
+    from unifl.core.errors import ModelLoadError
+    from unifl.diffusion.adapter import DiffusionAdapter
+
+    trained = DiffusionAdapter.load(folder)
+    theirs, ours = trained.autoencoder.state_dict(), autoencoder.state_dict()
+    same = theirs.keys() == ours.keys() and all((theirs[k] - ours[k]).abs().max() < 1e-2 for k in ours)  # float16
+    scales = [float(network.config.scaling_factor) for network in (trained.autoencoder, autoencoder)]
+    if not same or abs(scales[0] / scales[1] - 1) > 1e-3:
+        raise ModelLoadError(
+            "the model was trained on the latents of another autoencoder",
+            file=folder / "vae",
+            expected=f"the given autoencoder at scaling factor {scales[1]:.4f}",
+            remedy="give the autoencoder and images that the model was trained with",
+        )
+    trained.unet.train()
+    trained.text_encoder.train().requires_grad_(True)
+    return trained.unet, trained.text_encoder, trained.tokenizer
+
+
 def build_untrained(
     folder: Path, captions: Iterable[str], seed: int = 0, architecture: Architecture | None = None
 ) -> None:

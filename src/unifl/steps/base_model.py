@@ -37,7 +37,9 @@ STEP = StepDefinition(
     inputs={
         "images": "folder of image shards, split train",
         "autoencoder": "diffusers AutoencoderTiny folder",
+        "initial": "an earlier base_model folder, trained on the same latents, to go on from; without it, from nothing",
     },
+    optional_inputs=frozenset({"initial"}),
     outputs={"base_model": "diffusers Stable Diffusion folder with loss curve and sample sheets"},
     settings=BaseModelSettings,
 )
@@ -51,7 +53,14 @@ def run(inputs: Paths, outputs: Paths, settings: BaseModelSettings, context: Ste
     from unifl.core.files import write_json_atomic
     from unifl.data.contracts import open_images
     from unifl.data.vocabulary import ATTRIBUTES, BACKGROUNDS, CONCEPTS, RELATIONS, STYLE_PHRASES
-    from unifl.diffusion.embedded import Architecture, assemble, build_text_encoder, build_tokenizer, build_unet
+    from unifl.diffusion.embedded import (
+        Architecture,
+        assemble,
+        build_text_encoder,
+        build_tokenizer,
+        build_unet,
+        trained_parts,
+    )
     from unifl.diffusion.pretraining import encode_all, train_diffusion
 
     images = open_images(inputs["images"])
@@ -65,8 +74,15 @@ def run(inputs: Paths, outputs: Paths, settings: BaseModelSettings, context: Ste
     captions = rows["caption"].tolist()
     words = [*CONCEPTS, *ATTRIBUTES, *RELATIONS, *BACKGROUNDS, *STYLE_PHRASES.values(), "gradient background"]
     torch.manual_seed(settings.seed)
-    architecture = Architecture()
-    tokenizer = build_tokenizer([*captions, *words * 200], architecture)
+    unet: Any
+    text_encoder: Any
+    initial = inputs.get("initial")
+    if initial is None:
+        architecture = Architecture()
+        tokenizer = build_tokenizer([*captions, *words * 200], architecture)
+        unet, text_encoder = build_unet(architecture), build_text_encoder(tokenizer, architecture)
+    else:
+        unet, text_encoder, tokenizer = trained_parts(initial, autoencoder)
     tokens = torch.tensor(tokenizer(captions, padding="max_length", truncation=True)["input_ids"])
     empty = torch.tensor(tokenizer("", padding="max_length")["input_ids"])
 
@@ -74,19 +90,11 @@ def run(inputs: Paths, outputs: Paths, settings: BaseModelSettings, context: Ste
         parts = {"vae": autoencoder, "unet": unet, "text_encoder": text_encoder, "tokenizer": tokenizer}
         sample_sheet(parts, context.checkpoints / f"samples-{update:06d}.png")
 
-    unet: Any = build_unet(architecture)
     unet, text_encoder, curve = train_diffusion(
-        unet,
-        build_text_encoder(tokenizer, architecture),
-        latents,
-        tokens,
-        empty,
-        settings,
-        context.checkpoints,
-        show,
+        unet, text_encoder, latents, tokens, empty, settings, context.checkpoints, show
     )
     folder = outputs["base_model"]
-    assemble(folder, unet=unet, autoencoder=autoencoder, text_encoder=text_encoder, tokenizer=tokenizer)  # type: ignore[arg-type]
+    assemble(folder, unet=unet, autoencoder=autoencoder, text_encoder=text_encoder, tokenizer=tokenizer)
     write_json_atomic(folder / "training" / "curve.json", curve)
     sheets = sorted(context.checkpoints.glob("samples-*.png"))
     shutil.copy2(sheets[-1], folder / "training" / sheets[-1].name)

@@ -5,11 +5,12 @@ from typing import Literal
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
 from tests.tiny_base import CAPTIONS, TINY
-from unifl.diffusion.embedded import Architecture, build_autoencoder, build_tokenizer, build_unet
+from unifl.core.errors import ModelLoadError
+from unifl.diffusion.embedded import Architecture, build_autoencoder, build_tokenizer, build_unet, trained_parts
 
 
 def test_plain_diffusers_loads_the_folder_in_float32_and_draws(base_folder: Path) -> None:
@@ -52,3 +53,13 @@ def test_known_words_are_single_tokens() -> None:
     assert tokenizer.tokenize("a red fox on a blue background") == [
         f"{word}</w>" for word in ["a", "red", "fox", "on", "a", "blue", "background"]
     ]
+
+
+def test_training_goes_on_from_a_model_only_on_the_latents_it_knows(base_folder: Path) -> None:
+    autoencoder = AutoencoderTiny.from_pretrained(base_folder, subfolder="vae")
+    unet, text_encoder, tokenizer = trained_parts(base_folder, autoencoder)
+    assert all(parameter.requires_grad for net in (unet, text_encoder) for parameter in net.parameters())
+    assert tokenizer.model_max_length == TINY.text_length
+    autoencoder.register_to_config(scaling_factor=0.5)
+    with pytest.raises(ModelLoadError, match="latents of another autoencoder"):
+        trained_parts(base_folder, autoencoder)
