@@ -7,7 +7,8 @@
                                                                   evaluation - quality_gate
 
 The same function compiles for a cluster and runs on `kfp.local`; where its tasks run is data, in `pipelines.placement`.
-The four axes are unrolled: some back ends lose a retry inside ParallelFor.
+A rerun builds it from a step on, with the outputs of a past run before that (`pipelines.dag`). The four axes are
+unrolled: some back ends lose a retry inside ParallelFor.
 """
 
 from kfp import dsl
@@ -21,13 +22,14 @@ from components.quality_gate.component import quality_gate
 from components.resolve_data.component import resolve_data
 from components.reward_model.component import reward_model
 from components.validate_data.component import validate_data
-from pipelines.placement import Placement, place
+from pipelines.dag import Addresses, Dag
+from pipelines.placement import Placement
 
 NAME = "unifl-feedback-learning"
 
 
-def feedback_learning(placement: Placement):
-    """The pipeline, with its tasks placed by `placement`.
+def feedback_learning(placement: Placement, past: Addresses | None = None):
+    """The pipeline, with its tasks placed by `placement`; steps in `past` are not run, their outputs are imported.
 
     Its parameters: `code_version`, the digest of the source that the run was submitted with (caches go by it), and one
     JSON string of settings a task. Revision and digests of the data are resolved before submission and stand in
@@ -53,23 +55,21 @@ def feedback_learning(placement: Placement):
         evaluation_settings: str,
         quality_gate_settings: str,
     ):
-        data = resolve_data(settings=resolve_data_settings, code_version=code_version)
-        place(data, "resolve_data", placement)
-        given = data.outputs
+        dag = Dag(placement, code_version, past)
+        data = dag.step("resolve_data", resolve_data, resolve_data_settings)
 
-        validated = validate_data(
-            images=given["images"],
-            prompts=given["prompts"],
-            preferences=given["preferences"],
-            settings=validate_data_settings,
-            code_version=code_version,
+        validated = dag.step(
+            "validate_data",
+            validate_data,
+            validate_data_settings,
+            images=data["images"],
+            prompts=data["prompts"],
+            preferences=data["preferences"],
         )
-        place(validated, "validate_data", placement)
 
-        curated = prompt_curation(
-            prompts=given["prompts"], settings=prompt_curation_settings, code_version=code_version
-        ).after(validated)
-        place(curated, "prompt_curation", placement)
+        curated = dag.step(
+            "prompt_curation", prompt_curation, prompt_curation_settings, after=validated, prompts=data["prompts"]
+        )
 
         rewards = {}
         for axis, settings in {
@@ -78,57 +78,59 @@ def feedback_learning(placement: Placement):
             "lighting": reward_model_lighting_settings,
             "detail": reward_model_detail_settings,
         }.items():
-            reward = reward_model(
-                preferences=given["preferences"], images=given["images"], settings=settings, code_version=code_version
-            ).after(validated)
-            place(reward, f"reward_model_{axis}", placement)
-            rewards[f"reward_{axis}"] = reward.outputs["reward_model"]
+            reward = dag.step(
+                f"reward_model_{axis}",
+                reward_model,
+                settings,
+                after=validated,
+                preferences=data["preferences"],
+                images=data["images"],
+            )
+            rewards[f"reward_{axis}"] = reward["reward_model"]
 
-        perceptual = perceptual_feedback(
-            base_model=given["base_model"],
-            images=given["images"],
-            segmenter=given["segmenter"],
-            settings=perceptual_feedback_settings,
-            code_version=code_version,
-        ).after(validated)
-        place(perceptual, "perceptual_feedback", placement)
+        perceptual = dag.step(
+            "perceptual_feedback",
+            perceptual_feedback,
+            perceptual_feedback_settings,
+            after=validated,
+            base_model=data["base_model"],
+            images=data["images"],
+            segmenter=data["segmenter"],
+        )
 
-        decoupled = decoupled_feedback(
-            base_model=given["base_model"],
-            model=perceptual.outputs["tuned_model"],
+        decoupled = dag.step(
+            "decoupled_feedback",
+            decoupled_feedback,
+            decoupled_feedback_settings,
+            base_model=data["base_model"],
+            model=perceptual["tuned_model"],
             **rewards,
-            selected_prompts=curated.outputs["selected_prompts"],
-            settings=decoupled_feedback_settings,
-            code_version=code_version,
+            selected_prompts=curated["selected_prompts"],
         )
-        place(decoupled, "decoupled_feedback", placement)
 
-        adversarial = adversarial_feedback(
-            base_model=given["base_model"],
-            model=decoupled.outputs["tuned_model"],
+        adversarial = dag.step(
+            "adversarial_feedback",
+            adversarial_feedback,
+            adversarial_feedback_settings,
+            base_model=data["base_model"],
+            model=decoupled["tuned_model"],
             **rewards,
-            selected_prompts=curated.outputs["selected_prompts"],
-            images=given["images"],
-            settings=adversarial_feedback_settings,
-            code_version=code_version,
+            selected_prompts=curated["selected_prompts"],
+            images=data["images"],
         )
-        place(adversarial, "adversarial_feedback", placement)
 
-        evaluated = evaluation(
-            base_model=given["base_model"],
-            stage1=decoupled.outputs["tuned_model"],
-            stage2=adversarial.outputs["tuned_model"],
-            judges=given["judges"],
-            scorer=given["scorer"],
-            images=given["images"],
-            settings=evaluation_settings,
-            code_version=code_version,
+        evaluated = dag.step(
+            "evaluation",
+            evaluation,
+            evaluation_settings,
+            base_model=data["base_model"],
+            stage1=decoupled["tuned_model"],
+            stage2=adversarial["tuned_model"],
+            judges=data["judges"],
+            scorer=data["scorer"],
+            images=data["images"],
         )
-        place(evaluated, "evaluation", placement)
 
-        gate = quality_gate(
-            evaluation=evaluated.outputs["evaluation"], settings=quality_gate_settings, code_version=code_version
-        )
-        place(gate, "quality_gate", placement)
+        dag.step("quality_gate", quality_gate, quality_gate_settings, evaluation=evaluated["evaluation"])
 
     return pipeline

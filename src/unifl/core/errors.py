@@ -10,7 +10,12 @@ process's exit code.
     ├── DivergenceError    5    a loss or a metric is not a finite number
     ├── GateFailed         6    the quality gate says no
     ├── LineageError       7    a digest or a link between records does not hold
-    └── StorageError       8    the disk is full, or the storage refuses to write
+    ├── StorageError       8    the disk is full, or the storage refuses to write
+    ├── ClusterError       9    no cluster answers, or it answers with an error of its own
+    ├── AccessError       10    the cluster does not let this user in: token, rights or namespace
+    ├── NotFoundError     11    the cluster knows no such run, step, schedule or artifact
+    ├── RunStateError     12    the run's state does not allow it (it has ended, or has not)
+    └── RunFailedError    13    the run that was waited for failed or was canceled
     KeyboardInterrupt    130    Ctrl-C or SIGTERM; the next run goes on from the last checkpoint
 """
 
@@ -117,6 +122,36 @@ class StorageError(UniflError):
     """The disk is full, or the storage refuses to write."""
 
     exit_code = 8
+
+
+class ClusterError(UniflError):
+    """No cluster answers, or it answers with an error of its own."""
+
+    exit_code = 9
+
+
+class AccessError(UniflError):
+    """The cluster does not let this user in: the token, the rights or the namespace."""
+
+    exit_code = 10
+
+
+class NotFoundError(UniflError):
+    """The cluster knows no such run, step, schedule or artifact."""
+
+    exit_code = 11
+
+
+class RunStateError(UniflError):
+    """The run's state does not allow what was asked: it has ended already, or not yet."""
+
+    exit_code = 12
+
+
+class RunFailedError(UniflError):
+    """The run that was waited for failed or was canceled."""
+
+    exit_code = 13
 
 
 FULL_DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

@@ -7,11 +7,12 @@ and `pipeline` (a mapping that belongs to the DAG, not to a step).
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -58,7 +59,7 @@ def validated(
     try:
         return settings_type.model_validate(values)
     except ValidationError as error:
-        raise _settings_error(_mistakes(error), step=step) from error
+        raise _settings_error(_mistakes(error, settings_type), step=step) from error
 
 
 def parsed_json(text: str, *, step: str | None = None) -> dict[str, Any]:
@@ -72,17 +73,42 @@ def parsed_json(text: str, *, step: str | None = None) -> dict[str, Any]:
     return values
 
 
-def _mistakes(error: ValidationError, prefix: str = "") -> list[str]:
+def _mistakes(error: ValidationError, settings_type: type[StepSettings], prefix: str = "") -> list[str]:
     mistakes = []
     for item in error.errors(include_url=False):
         name = prefix + ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            mistakes.append(f"{name} is not a setting")
+            valid = _fields(settings_type, item["loc"][:-1])
+            mistakes.append(f"{name} is not a setting{did_you_mean(str(item['loc'][-1]), valid)}")
         elif item["type"] == "missing":
             mistakes.append(f"{name} is missing")
         else:
             mistakes.append(f"{name}: {item['msg']} (given {item['input']!r})")
     return mistakes
+
+
+def did_you_mean(given: str, valid: Iterable[str]) -> str:
+    """` (did you mean <the nearest of valid>?)`, or nothing when none is near."""
+    nearest = difflib.get_close_matches(given, list(valid), n=1)
+    return f" (did you mean {nearest[0]}?)" if nearest else ""
+
+
+def _fields(settings_type: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """Names of the settings at `location` inside `settings_type`; none where that is not a model of its own."""
+    model = settings_type
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part)
+        inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if _is_model(kind)] if field else []
+        if not inner:
+            return []
+        model = inner[0]
+    return list(model.model_fields)
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _settings_error(
@@ -211,7 +237,7 @@ def load_preset(path_or_name: str | Path, steps: Sequence[str] = ()) -> dict[str
         except SettingsError as error:
             mistakes.append(error.message)
         except ValidationError as error:
-            mistakes += _mistakes(error, prefix=f"{name}.")
+            mistakes += _mistakes(error, settings_type, prefix=f"{name}.")
     if mistakes:
         raise _settings_error(mistakes, file=file)
     return loaded
