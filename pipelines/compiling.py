@@ -5,6 +5,7 @@ The version of the compiler is left out of the files, so that they change only w
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -13,8 +14,6 @@ COMMAND = "python -m pipelines compile"
 
 def compile_all(folder: Path) -> list[Path]:
     """Write every pipeline to `folder` as YAML and return the files."""
-    from kfp import compiler
-
     from pipelines.base_model import given_models
     from pipelines.feedback_learning import feedback_learning
     from pipelines.placement import CLUSTER
@@ -24,20 +23,27 @@ def compile_all(folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, pipeline in pipelines.items():
-        with tempfile.TemporaryDirectory() as scratch:
-            compiled = Path(scratch, "pipeline.yaml")
-            compiler.Compiler().compile(pipeline(CLUSTER), str(compiled))
-            file = folder / f"{name}.yaml"
-            file.write_text(normalised(compiled.read_text(encoding="utf-8")), encoding="utf-8")
+        file = folder / f"{name}.yaml"
+        file.write_text(normalised(compiled(pipeline(CLUSTER))), encoding="utf-8")
         written.append(file)
     return written
 
 
-def normalised(compiled: str) -> str:
+def compiled(pipeline: Any) -> str:
+    """The YAML of a pipeline function, as the compiler writes it."""
+    from kfp import compiler
+
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch, "pipeline.yaml")
+        compiler.Compiler().compile(pipeline, str(file))
+        return file.read_text(encoding="utf-8")
+
+
+def normalised(text: str) -> str:
     """A compiled pipeline (one or two YAML documents) without the compiler's own version and with sorted keys."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    documents = list(yaml.load_all(compiled, Loader=loader))
+    documents = list(yaml.load_all(text, Loader=loader))
     for document in documents:
         document.pop("sdkVersion", None)
     return f"# Compiled by `{COMMAND}`; do not edit.\n" + yaml.dump_all(

@@ -19,13 +19,13 @@ from rich.console import Console
 
 import unifl
 from pipelines.run_folder import collect, new_run_folder
-from pipelines.settings import TASKS, resolved, task_settings
+from pipelines.settings import TASKS, parameters, resolved, task_settings
 from pipelines.summary_table import print_summary
 from pipelines.task_watch import LineSink, TaskWatch, watched_tasks
 from unifl.core.digest import code_version
 from unifl.core.errors import INTERRUPTED_EXIT_CODE, SettingsError, StorageError, UniflError
 from unifl.core.files import atomic_path
-from unifl.core.settings import StepSettings, settings_json
+from unifl.core.settings import StepSettings
 from unifl.core.task import ERROR_FILE_VARIABLE, PARENT_VARIABLE
 
 CACHE = Path(".cache", "kfp")
@@ -53,11 +53,6 @@ def run(preset: str, overrides: Sequence[str], console: Console) -> int:
     if error:
         Console(stderr=True).print(error, style="bold red", markup=False, highlight=False, soft_wrap=True)
     return exit_code
-
-
-def parameters(settings: dict[str, StepSettings]) -> dict[str, str]:
-    """The pipeline's arguments."""
-    return {"code_version": code_version(), **{f"{task}_settings": settings_json(settings[task]) for task in TASKS}}
 
 
 def _run_tasks(settings: dict[str, StepSettings], folder: Path, watch: TaskWatch) -> tuple[int, str | None]:

@@ -6,10 +6,21 @@ Presets are the only place for settings; here they become one JSON string a task
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from unifl.core.digest import sha256_path
+from unifl.core.digest import code_version, sha256_path
 from unifl.core.errors import SettingsError
-from unifl.core.settings import RESERVED_KEYS, StepSettings, apply_overrides, preset_file, read_preset, validated
+from unifl.core.settings import (
+    RESERVED_KEYS,
+    StepSettings,
+    apply_overrides,
+    did_you_mean,
+    parsed_json,
+    preset_file,
+    read_preset,
+    settings_json,
+    validated,
+)
 from unifl.core.step import step_definition
 from unifl.data.vocabulary import AXES
 from unifl.steps.resolve_data import ResolveDataSettings
@@ -39,7 +50,7 @@ def task_settings(preset: str | Path, overrides: Iterable[str] = ()) -> dict[str
     named = {name: values or {} for name, values in read_preset(preset).items() if name not in RESERVED_KEYS}
     named = apply_overrides(named, [override.replace("@", "_", 1) for override in overrides])
     unknown = [name for name in named if name not in TASKS and name not in TASKS.values()]
-    mistakes = [f"{name} is no step of this pipeline" for name in unknown]
+    mistakes = [f"{name} is no step of this pipeline{did_you_mean(name, step_names())}" for name in unknown]
     complete: dict[str, StepSettings] = {}
     for task, step in TASKS.items():
         layers = [named.get(step, {}), named.get(task, {})] if task != step else [named.get(step, {})]
@@ -56,6 +67,53 @@ def task_settings(preset: str | Path, overrides: Iterable[str] = ()) -> dict[str
     if mistakes:
         raise SettingsError("; ".join(mistakes), file=file, remedy="`unifl STEP --help` lists the settings of a step")
     return complete
+
+
+def step_names() -> list[str]:
+    """Every name that a setting may be given under: the tasks of the DAG and the steps that they run."""
+    return list(dict.fromkeys([*TASKS, *TASKS.values()]))
+
+
+def tasks_named(name: str) -> list[str]:
+    """The tasks that `name` means: one task, or all that run the step `name`. Raises SettingsError for neither."""
+    name = name.replace("@", "_", 1)
+    named = [task for task, step in TASKS.items() if name in (task, step)]
+    if not named:
+        raise SettingsError(
+            f"{name} is no step of this pipeline{did_you_mean(name, step_names())}",
+            expected=f"one of {', '.join(TASKS)}",
+        )
+    return named
+
+
+def overridden(given: Mapping[str, str], overrides: Iterable[str]) -> dict[str, StepSettings]:
+    """Settings of a past run (task -> JSON) with overrides put in, each for a task or for all tasks of a step.
+
+    Raises one SettingsError that names everything wrong.
+    """
+    values: dict[str, Any] = {task: parsed_json(text, step=task) for task, text in given.items()}
+    mistakes: list[str] = []
+    for override in overrides:
+        name, dot, rest = override.partition(".")
+        try:
+            named = tasks_named(name) if dot else []
+            values = apply_overrides(values, [f"{task}.{rest}" for task in named] or [override])
+        except SettingsError as error:
+            mistakes.append(error.message)
+    complete: dict[str, StepSettings] = {}
+    for task, changed in values.items():
+        try:
+            complete[task] = validated(step_definition(TASKS[task]).settings, changed)
+        except SettingsError as error:
+            mistakes.append(f"{task}: {error.message}")
+    if mistakes:
+        raise SettingsError("; ".join(mistakes), remedy="`unifl STEP --help` lists the settings of a step")
+    return complete
+
+
+def parameters(settings: Mapping[str, StepSettings]) -> dict[str, str]:
+    """The pipeline's arguments: the digest of the code and one JSON string of settings a task."""
+    return {"code_version": code_version(), **{f"{task}_settings": settings_json(settings[task]) for task in TASKS}}
 
 
 def resolved(settings: Mapping[str, StepSettings]) -> dict[str, StepSettings]:
