@@ -1,37 +1,114 @@
-"""The commands around the pipelines: `python -m pipelines run --preset demo`, `python -m pipelines compile`.
+"""The commands around the pipelines: `python -m pipelines run --preset demo`, `compile`, and those for a cluster.
 
 Everything heavy is imported inside the command that needs it; compiling takes a second or two.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
 COMPILED = Path(__file__).parent / "compiled"
 LOG_WIDTH = 140
 """Columns of the table where there is no terminal to ask."""
+POLL_SECONDS = 10.0
 
 
 @click.group(context_settings={"max_content_width": 120})
 def commands() -> None:
-    """Run or compile the pipelines of this checkout."""
+    """Run or compile the pipelines of this checkout, on this machine or on a cluster."""
+
+
+def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+preset_option = click.option(
+    "--preset", default="demo", show_default=True, metavar="NAME|FILE", help="Settings of all steps."
+)
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="STEP.KEY=VALUE", help="Override one setting; again for more."
+)
+cluster_options = _options(
+    click.option(
+        "--host",
+        metavar="ADDRESS",
+        help="Address of Kubeflow Pipelines, best of its user interface.  [env: KF_PIPELINES_ENDPOINT; "
+        "else the kubeconfig or the pod's own cluster]",
+    ),
+    click.option(
+        "--namespace",
+        envvar="KFP_NAMESPACE",
+        metavar="NAME",
+        help="Your profile's namespace; leave it out in a single-user installation.  [env: KFP_NAMESPACE]",
+    ),
+    click.option(
+        "--token-file",
+        metavar="FILE",
+        help="File with a bearer token, read again for every request.  [env: KF_PIPELINES_SA_TOKEN_PATH]",
+    ),
+)
+place_options = _options(
+    click.option("--name", metavar="NAME", help="Name of the run.  [default: preset or step, and the time]"),
+    click.option(
+        "--experiment",
+        envvar="KF_PIPELINES_DEFAULT_EXPERIMENT_NAME",
+        default="unifl",
+        show_default=True,
+        metavar="NAME",
+        help="Experiment that the run belongs to; made when it isn't there.",
+    ),
+    click.option("--pipeline-root", metavar="ADDRESS", help="Where artifacts go.  [default: the installation's]"),
+    click.option("--service-account", metavar="NAME", help="Identity of the pods.  [default: the installation's]"),
+    click.option("--allow-dirty", is_flag=True, help="Submit although files differ from the commit."),
+)
+wait_options = _options(
+    click.option("--wait", is_flag=True, help="Follow the run; exit code 13 when it does not succeed."),
+    click.option(
+        "--poll",
+        type=click.FloatRange(min=0.05),
+        default=POLL_SECONDS,
+        show_default=True,
+        metavar="SECONDS",
+        help="Time between two looks at the run.",
+    ),
+)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else LOG_WIDTH)
+
+
+def _cluster(options: dict[str, Any]) -> Any:
+    from pipelines.cluster_client import Cluster
+
+    return Cluster(options.pop("host"), options.pop("namespace"), options.pop("token_file"))
+
+
+def _place(options: dict[str, Any]) -> Any:
+    from pipelines.submission import Place
+
+    return Place(options.pop("experiment"), options.pop("pipeline_root"), options.pop("service_account"))
 
 
 @commands.command()
-@click.option("--preset", default="demo", show_default=True, metavar="NAME|FILE", help="Settings of all steps.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="STEP.KEY=VALUE", help="Override one setting; again for more."
-)
+@preset_option
+@set_option
 def run(preset: str, overrides: tuple[str, ...]) -> None:
     """Run feedback learning on this machine, cached, and write runs/<id>/ with report and records."""
-    from rich.console import Console
-
     from pipelines.local_run import run
 
     # The tasks' own output goes through a log; what a person sees is written to the stream that is standard output now.
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else LOG_WIDTH)
-    sys.exit(run(preset, overrides, console))
+    sys.exit(run(preset, overrides, _console()))
 
 
 @commands.command("compile")
@@ -44,6 +121,205 @@ def compile_pipelines(out: Path) -> None:
 
     for file in compile_all(out):
         click.echo(file)
+
+
+@commands.command()
+@preset_option
+@set_option
+@place_options
+@wait_options
+@cluster_options
+def submit(
+    preset: str,
+    overrides: tuple[str, ...],
+    name: str | None,
+    allow_dirty: bool,
+    wait: bool,
+    poll: float,
+    **options: Any,
+) -> None:
+    """Run feedback learning on a cluster.
+
+    Settings, data revision and digests are checked and pinned before anything is sent. The pipeline is uploaded as a
+    version named COMMIT-DIGEST, unless the cluster has it already.
+    """
+    from pipelines import submission
+
+    cluster, place = _cluster(options), _place(options)
+    prepared = submission.prepare(preset, overrides, name, allow_dirty)
+    run_id, version = submission.submit(cluster, prepared, place)
+    about = [f"version {version.name} ({'uploaded' if version.uploaded else 'was there'})"]
+    click.echo("\n".join(submission.submitted_lines(cluster, run_id, about)))
+    if wait:
+        submission.follow(cluster, run_id, poll)
+
+
+@commands.group()
+def schedule() -> None:
+    """Let the cluster start runs by cron: create, list, pause, resume, delete."""
+
+
+@schedule.command("create")
+@click.option(
+    "--cron",
+    required=True,
+    metavar="EXPRESSION",
+    help="Five fields (minute hour day month weekday), or six with the second first; in the cluster's time zone.",
+)
+@preset_option
+@set_option
+@place_options
+@cluster_options
+def create_schedule(
+    cron: str, preset: str, overrides: tuple[str, ...], name: str | None, allow_dirty: bool, **options: Any
+) -> None:
+    """Start a schedule, pinned to this commit's version, these settings and this data.
+
+    Missed times are not caught up, and two runs of a schedule never run at once.
+    """
+    from pipelines import schedule, submission
+
+    schedule.six_fields(cron)
+    cluster, place = _cluster(options), _place(options)
+    prepared = submission.prepare(preset, overrides, name, allow_dirty)
+    schedule_id, version = schedule.create(cluster, prepared, place, cron)
+    click.echo(f"version {version.name} ({'uploaded' if version.uploaded else 'was there'})\nschedule {schedule_id}")
+
+
+@schedule.command("list")
+@cluster_options
+def list_schedules(**options: Any) -> None:
+    """List the schedules and the versions that they are pinned to."""
+    from pipelines.schedule import print_schedules
+
+    print_schedules(_cluster(options), _console())
+
+
+@schedule.command("pause")
+@click.argument("schedule_id", metavar="SCHEDULE")
+@cluster_options
+def pause_schedule(schedule_id: str, **options: Any) -> None:
+    """Start no more runs; those that run go on."""
+    from pipelines.schedule import pause
+
+    pause(_cluster(options), schedule_id)
+    click.echo(f"schedule {schedule_id} is paused")
+
+
+@schedule.command("resume")
+@click.argument("schedule_id", metavar="SCHEDULE")
+@cluster_options
+def resume_schedule(schedule_id: str, **options: Any) -> None:
+    """Start runs again, from the next time on."""
+    from pipelines.schedule import resume
+
+    resume(_cluster(options), schedule_id)
+    click.echo(f"schedule {schedule_id} is active")
+
+
+@schedule.command("delete")
+@click.argument("schedule_id", metavar="SCHEDULE")
+@cluster_options
+def delete_schedule(schedule_id: str, **options: Any) -> None:
+    """Forget a schedule; its runs stay."""
+    from pipelines.schedule import delete
+
+    delete(_cluster(options), schedule_id)
+    click.echo(f"schedule {schedule_id} is deleted")
+
+
+@commands.command()
+@click.argument("run_id", metavar="[RUN]", required=False)
+@click.option("--last", type=click.IntRange(1, 100), default=10, show_default=True, help="How many runs to list.")
+@click.option(
+    "--prices",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Your prices of accelerators, in the form of pipelines/accelerator_prices.yaml.",
+)
+@cluster_options
+def status(run_id: str | None, last: int, prices: Path | None, **options: Any) -> None:
+    """Show the steps of a run with state, times, GPU hours and a cost estimate; without RUN, the last runs."""
+    from pipelines import status
+    from pipelines.accelerator_cost import read_prices
+
+    cluster = _cluster(options)
+    if run_id is None:
+        status.print_last_runs(cluster, last, _console())
+        return
+    table = read_prices(prices)
+    status.print_run(status.run_status(cluster, run_id), table, _console(), cluster.link(run_id))
+
+
+@commands.command()
+@click.argument("run_id", metavar="RUN")
+@click.argument("step", metavar="STEP")
+@cluster_options
+def logs(run_id: str, step: str, **options: Any) -> None:
+    """Print the log of a step of a run, every attempt of it.
+
+    It comes from the server, else from Kubernetes by the kubeconfig; where neither has it, the error names the kubectl
+    command.
+    """
+    from pipelines.step_logs import step_log
+
+    for text in step_log(_cluster(options), run_id, step):
+        click.echo(text, nl=not text.endswith("\n"))
+
+
+@commands.command()
+@click.argument("run_id", metavar="RUN")
+@cluster_options
+def cancel(run_id: str, **options: Any) -> None:
+    """Terminate a run; a run that is canceled already stays so."""
+    from pipelines.cancel import cancel
+
+    click.echo(cancel(_cluster(options), run_id))
+
+
+@commands.command()
+@click.argument("run_id", metavar="RUN")
+@click.option("--from", "first", required=True, metavar="STEP", help="The step to run again, with all that follow.")
+@set_option
+@click.option(
+    "--artifacts",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Addresses of the past artifacts as YAML, STEP: {OUTPUT: ADDRESS}, for a server that does not tell them.",
+)
+@place_options
+@wait_options
+@cluster_options
+def rerun(
+    run_id: str,
+    first: str,
+    overrides: tuple[str, ...],
+    artifacts: Path | None,
+    name: str | None,
+    allow_dirty: bool,
+    wait: bool,
+    poll: float,
+    **options: Any,
+) -> None:
+    """Run a step of a past run again, and what depends on it; all other artifacts are the past run's.
+
+    Settings and data are those of the past run, but for --set. The code is this checkout's.
+    """
+    import tempfile
+
+    from pipelines import rerun, submission
+
+    cluster, place = _cluster(options), _place(options)
+    prepared = rerun.prepare_rerun(cluster, run_id, first, overrides, artifacts, name, allow_dirty)
+    with tempfile.TemporaryDirectory() as scratch:
+        new = rerun.submit_rerun(cluster, prepared, place, Path(scratch, "pipeline.yaml"))
+    about = [
+        f"runs again: {', '.join(prepared.again)}",
+        f"from run {run_id}: {', '.join(f'{s}.{o}' for s, outputs in prepared.imported.items() for o in outputs)}",
+    ]
+    click.echo("\n".join(submission.submitted_lines(cluster, new, about)))
+    if wait:
+        submission.follow(cluster, new, poll)
 
 
 def main() -> None:

@@ -1,0 +1,169 @@
+"""Runs a step of a past run again, and all that depends on it; every other step's artifacts are taken as they are.
+
+The pipeline is compiled for this one run: importer nodes stand for the steps that are not run again. Settings and data
+are those of the past run, but for what is overridden; the code is that of this checkout.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.cluster_client import Cluster
+from pipelines.compiling import compiled
+from pipelines.dag import Addresses
+from pipelines.past_artifacts import AddressFile, MetadataStore, PastArtifacts, by_dag_names
+from pipelines.settings import TASKS, overridden, parameters, tasks_named
+from pipelines.status import compiled_pipeline
+from pipelines.submission import Place, experiment_id, run_name, source_commit
+from unifl.core.errors import NotFoundError, SettingsError
+
+Needed = dict[str, set[str]]
+"""Step that is not run again -> the outputs of it that others take."""
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """What is sent, and what of the past run it takes."""
+
+    past_run: str
+    package: str
+    run_name: str
+    parameters: dict[str, str]
+    again: tuple[str, ...]
+    imported: dict[str, dict[str, str]]
+
+
+def prepare_rerun(
+    cluster: Cluster,
+    run_id: str,
+    first: str,
+    overrides: Iterable[str],
+    artifacts: Path | None,
+    name: str | None,
+    allow_dirty: bool,
+) -> Rerun:
+    """Find settings and artifacts of the past run and compile what is left to do; nothing is sent.
+
+    Args:
+        cluster: where the past run is.
+        run_id: the past run.
+        first: the step from which on to run (a task of the DAG, or a step that several tasks run).
+        overrides: settings of the steps that run again.
+        artifacts: a file with addresses, for a server that does not tell them.
+        name: the new run's name.
+        allow_dirty: whether the checkout may differ from its commit.
+
+    Raises SettingsError for wrong settings or those of a step that is not run again, NotFoundError for an unknown run
+    and for artifacts without an address.
+    """
+    from pipelines.feedback_learning import feedback_learning
+    from pipelines.placement import CLUSTER
+
+    overrides = tuple(overrides)
+    chosen = tasks_named(first)
+    source_commit(allow_dirty)
+    whole = next(yaml.safe_load_all(compiled(feedback_learning(CLUSTER))))
+    again, needed = plan(whole, chosen)
+    _require_run_again(overrides, again)
+    run = cluster.run(run_id)
+    settings = overridden(_past_settings(run), overrides)
+    sources: list[PastArtifacts] = [AddressFile(artifacts)] if artifacts else [MetadataStore(cluster)]
+    imported = past_addresses(sources[0], run_id, compiled_pipeline(cluster, run)[0], needed, artifacts)
+    package = compiled(feedback_learning(CLUSTER, without(again, imported)))
+    return Rerun(
+        run_id,
+        package,
+        name or run_name(f"rerun-{first.replace('@', '_')}"),
+        parameters(settings),
+        tuple(again),
+        imported,
+    )
+
+
+def plan(spec: Mapping[str, Any], first: Iterable[str]) -> tuple[list[str], Needed]:
+    """The steps that run again (`first` and what depends on it, in the order of the flow), and what they take from the
+    others, by the compiled pipeline `spec`."""
+    tasks = spec["root"]["dag"]["tasks"]
+    named = {key: task["taskInfo"]["name"] for key, task in tasks.items()}
+    upstream = {named[key]: {named[other] for other in task.get("dependentTasks", ())} for key, task in tasks.items()}
+    again = set(first)
+    while more := {step for step, others in upstream.items() if others & again} - again:
+        again |= more
+    needed: Needed = {}
+    for key, task in tasks.items():
+        if named[key] not in again:
+            continue
+        for source in task["inputs"].get("artifacts", {}).values():
+            producer = named[source["taskOutputArtifact"]["producerTask"]]
+            if producer not in again:
+                needed.setdefault(producer, set()).add(source["taskOutputArtifact"]["outputArtifactKey"])
+    return [step for step in TASKS if step in again], needed
+
+
+def past_addresses(
+    source: PastArtifacts, run_id: str, spec: Mapping[str, Any], needed: Needed, file: Path | None
+) -> dict[str, dict[str, str]]:
+    """The addresses of everything in `needed`. Raises NotFoundError that names all that are missing."""
+    known = by_dag_names(source.outputs(run_id), {} if file else spec)
+    missing = sorted(
+        f"{step}.{output}" for step, outputs in needed.items() for output in outputs - known.get(step, {}).keys()
+    )
+    if missing:
+        raise NotFoundError(
+            f"run {run_id} has no artifact {', '.join(missing)}",
+            file=file,
+            remedy="wait until these steps have finished, rerun from an earlier step, or name a file with --artifacts",
+        )
+    return {step: {output: known[step][output] for output in sorted(outputs)} for step, outputs in needed.items()}
+
+
+def without(again: Iterable[str], imported: Addresses) -> Addresses:
+    """What the pipeline is built with: an entry for every step that is not run again."""
+    run = set(again)
+    return {step: imported.get(step, {}) for step in TASKS if step not in run}
+
+
+def submit_rerun(cluster: Cluster, rerun: Rerun, place: Place, package: Path) -> str:
+    """Start the run and return its id. `package` is where the compiled pipeline is written to."""
+    package.write_text(rerun.package, encoding="utf-8")
+    experiment = experiment_id(cluster, place.experiment)
+    with cluster.errors():
+        run = cluster.client.run_pipeline(
+            experiment,
+            rerun.run_name,
+            pipeline_package_path=str(package),
+            params=rerun.parameters,
+            pipeline_root=place.pipeline_root,
+            service_account=place.service_account,
+        )
+    return str(run.run_id)
+
+
+def _past_settings(run: Any) -> dict[str, str]:
+    given = (run.runtime_config and run.runtime_config.parameters) or {}
+    missing = [task for task in TASKS if f"{task}_settings" not in given]
+    if missing:
+        raise SettingsError(
+            f"run {run.run_id} is no run of this pipeline: it has no settings of {', '.join(missing)}",
+            remedy="name a run that `python -m pipelines submit` started",
+        )
+    return {task: given[f"{task}_settings"] for task in TASKS}
+
+
+def _require_run_again(overrides: Iterable[str], again: Iterable[str]) -> None:
+    """Raise SettingsError for a setting of a step whose artifacts are reused: it would have no effect."""
+    run = set(again)
+    kept = {
+        override: sorted(set(tasks_named(override.partition(".")[0])) - run)
+        for override in overrides
+        if "." in override.partition("=")[0]
+    }
+    idle = [f"{override} ({', '.join(steps)})" for override, steps in kept.items() if steps]
+    if idle:
+        raise SettingsError(
+            f"a step that is not run again takes no settings: {'; '.join(idle)}",
+            remedy="rerun from that step, or name one task (reward_model_color.epochs=3)",
+        )
