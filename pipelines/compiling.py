@@ -39,13 +39,22 @@ def compiled(pipeline: Any) -> str:
         return file.read_text(encoding="utf-8")
 
 
+def specification(pipeline: Any) -> dict[str, Any]:
+    """A pipeline function as the compiled dictionary, without what it says about Kubernetes."""
+    from google.protobuf import json_format
+
+    return dict(json_format.MessageToDict(pipeline.pipeline_spec))
+
+
+def documents(text: str) -> list[dict[str, Any]]:
+    """The one or two YAML documents of a compiled pipeline. The loader in C is ten times as fast."""
+    return list(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+
+
 def normalised(text: str) -> str:
     """A compiled pipeline (one or two YAML documents) without the compiler's own version and with sorted keys."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    documents = list(yaml.load_all(text, Loader=loader))
-    for document in documents:
+    parts = documents(text)
+    for document in parts:
         document.pop("sdkVersion", None)
-    return f"# Compiled by `{COMMAND}`; do not edit.\n" + yaml.dump_all(
-        documents, Dumper=dumper, sort_keys=True, width=160
-    )
+    return f"# Compiled by `{COMMAND}`; do not edit.\n" + yaml.dump_all(parts, Dumper=dumper, sort_keys=True, width=160)

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipelines.cluster_client import Cluster
-from pipelines.compiling import compiled
+from pipelines.compiling import compiled, specification
 from pipelines.dag import Addresses
 from pipelines.past_artifacts import AddressFile, MetadataStore, PastArtifacts, by_dag_names
 from pipelines.settings import TASKS, overridden, parameters, tasks_named
@@ -65,8 +63,7 @@ def prepare_rerun(
     overrides = tuple(overrides)
     chosen = tasks_named(first)
     source_commit(allow_dirty)
-    whole = next(yaml.safe_load_all(compiled(feedback_learning(CLUSTER))))
-    again, needed = plan(whole, chosen)
+    again, needed = plan(specification(feedback_learning(CLUSTER)), chosen)
     _require_run_again(overrides, again)
     run = cluster.run(run_id)
     settings = overridden(_past_settings(run), overrides)

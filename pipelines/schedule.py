@@ -16,7 +16,8 @@ from pipelines.submission import Place, Prepared, Version, experiment_id, upload
 from unifl.core.errors import SettingsError
 
 FIELDS = ("second", "minute", "hour", "day of month", "month", "day of week")
-_FIELD = re.compile(r"^[0-9A-Za-z*/,?\-]+$")
+_NAMES = "SUN|MON|TUE|WED|THU|FRI|SAT|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC"
+_FIELD = re.compile(rf"^([0-9*/,?\-]|{_NAMES})+$", re.IGNORECASE)
 PAGE = 100
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from pipelines.compiling import documents
 from tests.cluster.fake_server import FakeServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,9 +122,8 @@ def call(monkeypatch: pytest.MonkeyPatch, server: FakeServer) -> Callable[..., E
 @pytest.fixture(scope="session")
 def compiled_dag() -> dict[str, Any]:
     """The committed pipeline, as the server keeps it."""
-    text = (ROOT / "pipelines/compiled/feedback_learning.yaml").read_text(encoding="utf-8")
-    (document,) = yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    return dict(document)
+    (document,) = documents((ROOT / "pipelines/compiled/feedback_learning.yaml").read_text(encoding="utf-8"))
+    return document
 
 
 @pytest.fixture(scope="session")

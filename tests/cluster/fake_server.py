@@ -18,8 +18,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import kfp_server_api as api
-import yaml
 
+from pipelines.compiling import documents
 from tests.cluster.fake_metadata import answer_metadata
 
 START = datetime(2026, 3, 1, 9, 0, tzinfo=UTC)
@@ -210,8 +210,8 @@ class FakeServer:
             for part in message.iter_parts()
             if part.get_param("name", header="content-disposition") == "uploadfile"
         ]
-        documents = list(yaml.safe_load_all(part.get_content()))
-        spec = documents[0] if len(documents) == 1 else {"pipeline_spec": documents[0], "platform_spec": documents[1]}
+        parts = documents(part.get_content())
+        spec = parts[0] if len(parts) == 1 else {"pipeline_spec": parts[0], "platform_spec": parts[1]}
         version = api.V2beta1PipelineVersion(
             pipeline_id=query["pipelineid"],
             pipeline_version_id=_key(),

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from pipelines.past_artifacts import MetadataStore, by_dag_names
 from pipelines.rerun import plan
@@ -62,7 +61,7 @@ def rerun_of(call: Call, server: FakeServer, *arguments: str) -> tuple[Ended, di
 
 @pytest.mark.parametrize("first", list(TASKS))
 def test_a_rerun_has_the_dag_s_edges_into_the_steps_that_run_again(compiled_dag: dict[str, Any], first: str) -> None:
-    from pipelines.compiling import compiled
+    from pipelines.compiling import specification
     from pipelines.feedback_learning import feedback_learning
     from pipelines.placement import CLUSTER
     from pipelines.rerun import without
@@ -73,7 +72,7 @@ def test_a_rerun_has_the_dag_s_edges_into_the_steps_that_run_again(compiled_dag:
         (step, output) for step, outputs in needed.items() for output in outputs
     }
     addresses = {step: {output: f"gs://x/{step}/{output}" for output in outputs} for step, outputs in needed.items()}
-    spec = next(yaml.safe_load_all(compiled(feedback_learning(CLUSTER, without(again, addresses)))))
+    spec = specification(feedback_learning(CLUSTER, without(again, addresses)))
     assert edges(spec) == {edge for edge in whole if edge[2] in again}
     assert importers(spec) == {
         f"{step}.{output}": uri for step, outputs in addresses.items() for output, uri in outputs.items()
@@ -207,6 +206,7 @@ def test_the_store_knows_every_output_by_the_names_of_the_dag(
     }
 
 
+@pytest.mark.filterwarnings("ignore:.*have no effect in the current local runner")
 def test_a_rerun_executes_on_the_past_artifact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, demo_parameters: dict[str, str]
 ) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from kfp import compiler, dsl, kubernetes
 
+from pipelines.compiling import documents
 from pipelines.settings import TASKS
 from tests.cluster.conftest import Ended
 from tests.cluster.fake_server import FakeServer
@@ -34,8 +34,8 @@ def two_steps_on(kind: str | None, tmp_path: Path) -> dict[str, Any]:
         nothing().set_display_name("judge").after(train)
 
     compiler.Compiler().compile(pipeline, str(tmp_path / "p.yaml"))
-    documents = list(yaml.safe_load_all((tmp_path / "p.yaml").read_text()))
-    return documents[0] if len(documents) == 1 else {"pipeline_spec": documents[0], "platform_spec": documents[1]}
+    parts = documents((tmp_path / "p.yaml").read_text())
+    return parts[0] if len(parts) == 1 else {"pipeline_spec": parts[0], "platform_spec": parts[1]}
 
 
 def row(ended: Ended, step: str) -> list[str]:
