@@ -33,10 +33,14 @@ class Needs:
 
 @dataclass(frozen=True)
 class Placement:
-    """The needs of every task: `tasks` by task name, `default` for the rest."""
+    """The needs of every task: `tasks` by task name, `default` for the rest.
+
+    `label_pods` gives each pod its task's name as the label `unifl/step`, which alerts go by.
+    """
 
     default: Needs = Needs()
     tasks: Mapping[str, Needs] = field(default_factory=dict)
+    label_pods: bool = False
 
     def needs(self, task: str) -> Needs:
         return self.tasks.get(task, self.default)
@@ -46,6 +50,7 @@ THIS_MACHINE = Placement()
 
 _TRAINING = Needs(cpu="2", memory="8G", retries=2)
 CLUSTER = Placement(
+    label_pods=True,
     default=Needs(cpu="1", memory="4G", retries=2),
     tasks={
         **{f"reward_model_{axis}": _TRAINING for axis in ("color", "layout", "lighting", "detail")},
@@ -75,3 +80,7 @@ def place(task: dsl.PipelineTask, name: str, placement: Placement) -> None:
         task.set_accelerator_type(needs.accelerator).set_accelerator_limit(needs.accelerators)
     if needs.retries:
         task.set_retry(needs.retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
+    if placement.label_pods:
+        from kfp import kubernetes
+
+        kubernetes.add_pod_label(task, "unifl/step", name)
