@@ -122,7 +122,7 @@ def call(monkeypatch: pytest.MonkeyPatch, server: FakeServer) -> Callable[..., E
 @pytest.fixture(scope="session")
 def compiled_dag() -> dict[str, Any]:
     """The committed pipeline, as the server keeps it."""
-    (document,) = documents((ROOT / "pipelines/compiled/feedback_learning.yaml").read_text(encoding="utf-8"))
+    document, *_ = documents((ROOT / "pipelines/compiled/feedback_learning.yaml").read_text(encoding="utf-8"))
     return document
 
 
