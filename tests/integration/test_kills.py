@@ -44,7 +44,10 @@ def killed_after(checkout: Checkout, seconds: float, whole_group: bool) -> bool:
     try:
         run.wait(seconds)
     except subprocess.TimeoutExpired:
-        os.killpg(run.pid, signal.SIGKILL) if whole_group else run.kill()
+        if whole_group:
+            os.killpg(run.pid, signal.SIGKILL)
+        else:
+            run.kill()
         run.wait()
         return True
     return False
