@@ -1,10 +1,12 @@
 """Schedules: pinned to a version, no catching up, one run at a time; listed, paused, resumed, deleted."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from pipelines.schedule import PAGE
 from tests.cluster.conftest import Ended, git
 from tests.cluster.fake_server import FakeServer
 
@@ -74,11 +76,11 @@ def test_what_is_no_cron_expression_is_refused_before_anything_is_sent(
     assert "is not a cron expression" in ended.err
 
 
-def test_every_page_of_schedules_is_listed(
-    call: Call, scheduled: str, server: FakeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipelines.schedule.PAGE", 1)
-    second = call("schedule", "create", "--cron", "0 5 0 3 * *").schedule_id
+def test_every_page_of_schedules_is_listed(call: Call, scheduled: str, server: FakeServer) -> None:
+    for number in range(PAGE):
+        another = copy.copy(server.schedules[scheduled])
+        another.recurring_run_id = f"more-{number:03d}"
+        server.schedules[another.recurring_run_id] = another
     listed = call("schedule", "list").out
     assert scheduled in listed
-    assert second in listed
+    assert f"more-{PAGE - 1:03d}" in listed
