@@ -106,6 +106,8 @@ def feedback_learning(placement: Placement, past: Addresses | None = None):
             model=perceptual["tuned_model"],
             **rewards,
             selected_prompts=curated["selected_prompts"],
+            images=data["images"],
+            segmenter=data["segmenter"],
         )
 
         adversarial = dag.step(

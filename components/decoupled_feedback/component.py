@@ -14,6 +14,8 @@ def decoupled_feedback(
     reward_lighting: dsl.Input[dsl.Model],
     reward_detail: dsl.Input[dsl.Model],
     selected_prompts: dsl.Input[dsl.Dataset],
+    images: dsl.Input[dsl.Dataset],
+    segmenter: dsl.Input[dsl.Model],
     settings: str,
     code_version: str,
     tuned_model: dsl.Output[dsl.Model],

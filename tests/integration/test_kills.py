@@ -61,15 +61,15 @@ def test_five_kills_at_random_moments_change_no_metric(tmp_path: Path) -> None:
     wall = time.monotonic() - began
 
     disturbed = Checkout.copied(tmp_path / "disturbed")
-    moments = random.Random(0)
-    for number in range(KILLS):
-        # On average a third of a run lies between two kills, so that late steps are hit as well as early ones.
-        seconds = moments.uniform(0.02, 0.5) * wall
+    moments, kills = random.Random(0), 0
+    while kills < KILLS:
+        # On average a sixth of a run lies between two kills, so that most runs are struck five times before they end.
+        seconds = moments.uniform(0.02, 0.3) * wall
         if killed_after(disturbed, seconds, whole_group=moments.random() < 0.5):
-            print(f"kill {number + 1} after {seconds:.0f} of about {wall:.0f} s")
-        else:
-            # It finished before all kills were spent: change nothing but forget the cached tasks, and go on killing.
-            shutil.rmtree(disturbed.folder / ".cache" / "kfp")
+            kills += 1
+            print(f"kill {kills} after {seconds:.0f} of about {wall:.0f} s")
+        else:  # it ended before all kills were spent: once more from nothing
+            shutil.rmtree(disturbed.folder / ".cache")
     last = disturbed.python("-m", "pipelines", "run", "--preset", PRESET, timeout=3600)
     assert last.returncode == 0, last.stdout + last.stderr
     assert metrics(disturbed) == metrics(undisturbed)

@@ -24,6 +24,7 @@ from unifl.core.errors import DivergenceError
 from unifl.core.files import atomic_path
 from unifl.core.progress import progress
 from unifl.diffusion.embedded import noise_schedule
+from unifl.diffusion.loss_weight import velocity_weight
 from unifl.diffusion.pretraining_settings import AutoencoderLoop, DiffusionLoop, LoopSettings
 from unifl.perception.precision import frozen_precision, plain_attention
 
@@ -216,18 +217,6 @@ def psnr(pixels: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> float:
     return float((10 * np.log10(255**2 / np.maximum(error, 1e-3))).mean())
 
 
-def loss_weight(level: Tensor, settings: DiffusionLoop) -> Tensor:
-    """Weight [N] of the squared error of predicted noise where the signal's power is ``level`` (alpha_bar, in (0, 1)).
-
-    The error of v-prediction (arXiv 2202.00512) for data of deviation s is ``1 + 1 / snr`` times that of
-    epsilon-prediction, snr = s^2 alpha_bar / (1 - alpha_bar). Without this factor the noisiest steps, where text
-    decides colors and places, hardly count. Above ``min_snr`` the weight falls as gamma / snr (arXiv 2303.09556).
-    """
-    ratio = settings.latent_deviation**2 * level / (1 - level)
-    weight = 1 + 1 / ratio
-    return weight * (settings.min_snr / ratio).clamp(max=1) if settings.min_snr else weight
-
-
 def train_diffusion(
     unet: nn.Module,
     text_encoder: nn.Module,
@@ -260,7 +249,10 @@ def train_diffusion(
             predicted = unet(noisy, steps, encoder_hidden_states=condition).sample
         error = (predicted.float() - noise).square().mean((1, 2, 3))
         terms = {"epsilon": error.mean()}
-        return {"loss": (error * loss_weight(level.flatten(), settings)).mean(), **terms}
+        return {
+            "loss": (error * velocity_weight(level.flatten(), settings.latent_deviation, settings.min_snr)).mean(),
+            **terms,
+        }
 
     final_unet, final_text = loop.averaged["unet"], loop.averaged["text_encoder"]
     show = (lambda update: on_checkpoint(update, final_unet, final_text)) if on_checkpoint else None

@@ -20,8 +20,9 @@ from unifl.feedback.batches import ImageBatches, PromptBatches
 from unifl.feedback.engine import FeedbackEngine, Term
 from unifl.feedback.objectives.decoupled import DecoupledObjective, SentenceFeatures
 from unifl.feedback.objectives.diffusion import DiffusionObjective
-from unifl.feedback.parameters import check_tuned_on, save_tuned_model
-from unifl.feedback.settings import AestheticSettings, EngineSettings
+from unifl.feedback.objectives.perceptual import PerceptualObjective, perceptual_feedbacks
+from unifl.feedback.parameters import check_tuned_on, save_tuned_model, save_untuned_model
+from unifl.feedback.settings import AestheticSettings, EngineSettings, PerceptualSettings
 from unifl.feedback.trajectory import Trajectory
 from unifl.rewards.model import RewardModel, sentence_encoder
 
@@ -85,10 +86,26 @@ def aesthetic_term(
     return Term(objective, PromptBatches(prompts, settings.batch_size, settings.seed), settings.lambda_aesthetic)
 
 
+def perceptual_term(settings: PerceptualSettings, images: ImageTable, segmenter: Path, weight: float = 1.0) -> Term:
+    """L_pefl over the training images. Raises DataContractError for a concept that the segmenter does not know."""
+    feedbacks = perceptual_feedbacks(
+        images,
+        segmenter,
+        device(),
+        structure=settings.lambda_structure,
+        style=settings.lambda_style,
+        edges=settings.lambda_edges,
+        style_layer_weights=settings.style_layer_weights,
+    )
+    objective = PerceptualObjective(feedbacks, trajectory(settings, settings.grad_t_max), settings.noise_to)
+    batches = ImageBatches(images, settings.batch_size, settings.seed, with_masks=settings.lambda_structure > 0)
+    return Term(objective, batches, weight)
+
+
 def diffusion_term(settings: EngineSettings, images: ImageTable) -> Term:
-    """The plain diffusion loss over the training images, with the weight the settings give it (0 by default)."""
+    """The diffusion loss over the training images, with the weight the settings give it (0 by default)."""
     batches = ImageBatches(images, settings.batch_size, settings.seed)
-    return Term(DiffusionObjective(), batches, settings.diffusion_weight)
+    return Term(DiffusionObjective(settings.diffusion_min_snr), batches, settings.diffusion_weight)
 
 
 def sentence_features() -> SentenceFeatures:
@@ -111,6 +128,12 @@ def tune(
     log = engine.run()
     save_tuned_model(engine.parameters, output, base_folder=base, stage=stage, log_file=engine.log_file)
     return training_metrics(log, settings)
+
+
+def pass_on(base: Path, output: Path, *, stage: str) -> Metrics:
+    """Write the base as a tuned model folder that nothing has tuned."""
+    save_untuned_model(output, base_folder=base, stage=stage)
+    return {"updates": 0, "images": 0}
 
 
 def training_metrics(log: Sequence[Mapping[str, float]], settings: EngineSettings) -> Metrics:

@@ -30,10 +30,8 @@ from unifl.feedback.checkpoint import (
     save_checkpoint,
 )
 from unifl.feedback.objectives import Logs, Objective
-from unifl.feedback.parameters import TrainableParameters
+from unifl.feedback.parameters import LOG_NAME, TrainableParameters
 from unifl.feedback.settings import EngineSettings
-
-LOG_NAME = "training.jsonl"
 
 
 @dataclass(frozen=True)

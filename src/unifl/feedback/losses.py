@@ -61,9 +61,10 @@ def discriminator_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
     return F.softplus(-real_scores).mean() + F.softplus(fake_scores).mean()
 
 
-def diffusion_loss(predicted_noise: Tensor, noise: Tensor) -> Tensor:
-    """E |noise - predicted|^2, the loss of plain fine-tuning (arXiv 2006.11239 eq. 14)."""
-    return F.mse_loss(predicted_noise, noise)
+def diffusion_loss(predicted_noise: Tensor, noise: Tensor, weight: Tensor | None = None) -> Tensor:
+    """E w |noise - predicted|^2, the loss of plain fine-tuning (arXiv 2006.11239 eq. 14); ``weight`` [N] is 1 there."""
+    errors = (predicted_noise - noise).square().flatten(1).mean(1)
+    return (errors if weight is None else weight * errors).mean()
 
 
 def _sum(terms: Sequence[Tensor]) -> Tensor:

@@ -22,6 +22,7 @@ from unifl.diffusion.adapter import DiffusionAdapter
 
 LORA_TARGETS = ["to_k", "to_q", "to_v", "to_out.0"]  # attention projections, as in diffusers' LoRA training scripts
 ADAPTER_NAME = "feedback"
+LOG_NAME = "training.jsonl"
 
 
 class TrainableParameters:
@@ -123,8 +124,20 @@ def save_tuned_model(
     """Write the tuned model folder: ``unet/``, ``base.json``, ``training.jsonl`` and, for LoRA, ``lora/``."""
     folder.mkdir(parents=True, exist_ok=True)
     parameters.save(folder)
-    shutil.copyfile(log_file, folder / "training.jsonl")
-    facts = {"base_sha256": sha256_path(base_folder), "stage": stage, "lora_rank": parameters.lora_rank}
+    shutil.copyfile(log_file, folder / LOG_NAME)
+    _write_base_note(folder, base_folder, stage, parameters.lora_rank)
+
+
+def save_untuned_model(folder: Path, *, base_folder: Path, stage: str) -> None:
+    """Write the tuned model folder of a stage without updates: the base's own UNet, and an empty log."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(base_folder / "unet", folder / "unet")
+    (folder / LOG_NAME).touch()
+    _write_base_note(folder, base_folder, stage, 0)
+
+
+def _write_base_note(folder: Path, base_folder: Path, stage: str, lora_rank: int) -> None:
+    facts = {"base_sha256": sha256_path(base_folder), "stage": stage, "lora_rank": lora_rank}
     (folder / "base.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 

@@ -51,12 +51,49 @@ class EngineSettings(StepSettings):
     diffusion_weight: float = Field(
         0.0, ge=0, description="Weight of the plain diffusion loss beside the feedback: none in the paper, one in ReFL."
     )
+    diffusion_min_snr: float = Field(
+        0.0,
+        ge=0,
+        description="0 takes the diffusion loss as Stable Diffusion does; above, gamma of min-SNR weighting (arXiv "
+        "2303.09556, 5 there) in v-prediction's form, with which the embedded base was trained.",
+    )
     mixed_precision: bool = Field(
         True, description="The UNet computes in bfloat16 where the processor does so natively; its weights are float32."
     )
     gradient_checkpointing: bool = Field(False, description="Less memory for more time in the UNet's gradient step.")
     checkpoint_every: int = Field(25, ge=1, description="Updates between two checkpoints (a kill costs at most these).")
     seed: int = Field(0, ge=0, description="Everything random follows from it.")
+
+
+class PerceptualSettings(EngineSettings):
+    """The perceptual terms L_pefl (§3.1): their weights and the part of the trajectory they act on."""
+
+    lambda_structure: float = Field(1.0, ge=0, description="Weight of the instance loss; the paper gives none.")
+    lambda_style: float = Field(1.0, ge=0, description="Weight of the Gram distance; the paper gives none.")
+    lambda_edges: float = Field(0.0, ge=0, description="Weight of edge feedback, which the paper names as an option.")
+    style_layer_weights: tuple[float, float, float, float] = Field(
+        (6.9e-10, 6.0e-10, 5.5e-9, 6.7e-4),
+        description="Weights of relu1_2, relu2_2, relu3_3, relu4_3: the reciprocal of the mean squared norm of each "
+        "layer's Gram matrices (48 embedded training images), so that layers count alike.",
+    )
+    noise_to: int = Field(10, ge=0, description="T_a: step index the real latent is noised to (paper, of 20).")
+    grad_t_max: int = Field(5, ge=0, description="The optimised step is drawn from [0, grad_t_max] (paper).")
+
+    def perceptual_terms(self) -> bool:
+        """Whether they have any weight in this step; their settings are checked only then."""
+        return True
+
+    @model_validator(mode="after")
+    def _perceptual_steps_fit(self) -> Self:
+        if not self.perceptual_terms():
+            return self
+        if not self.grad_t_max <= self.noise_to < self.steps:
+            raise ValueError(
+                f"grad_t_max {self.grad_t_max} <= noise_to {self.noise_to} < steps {self.steps} does not hold"
+            )
+        if not self.lambda_structure + self.lambda_style + self.lambda_edges > 0:
+            raise ValueError("lambda_structure, lambda_style and lambda_edges are all 0: there is nothing to learn")
+        return self
 
 
 class AestheticSettings(EngineSettings):

@@ -1,26 +1,35 @@
 """Model 1a -> model 1: decoupled feedback learning (arXiv 2404.05595 §3.2), four rewards as hinges, from pure noise.
 
 A reward pulls until the image scores as preferred images do (alpha) and then lets go, which is what keeps colors from
-over-saturating; the prompts are those that active prompt selection has kept.
+over-saturating; the prompts are those that active prompt selection has kept. With `lambda_perceptual` the perceptual
+terms join the same updates: the paper's L1 = L_pefl + L_aes as one sum.
 """
 
 from __future__ import annotations
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from unifl.core.step import Metrics, Paths, StepContext, StepDefinition
-from unifl.feedback.settings import AestheticSettings
+from unifl.feedback.settings import AestheticSettings, PerceptualSettings
 
 
-class DecoupledFeedbackSettings(AestheticSettings):
-    """Settings of L_aes and of the engine."""
+class DecoupledFeedbackSettings(PerceptualSettings, AestheticSettings):
+    """Settings of L_aes, of L_pefl where it joins, and of the engine."""
+
+    lambda_perceptual: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of L_pefl in the same updates; 0 when perceptual_feedback has trained on it before. The "
+        "paper adds both with weight 1.",
+    )
+
+    def perceptual_terms(self) -> bool:
+        return self.lambda_perceptual > 0
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> DecoupledFeedbackSettings:
         if not (self.axis_weights() and self.lambda_aesthetic > 0):
             raise ValueError("lambda_aesthetic or the weights of all four axes are 0: there is nothing to learn")
-        if self.diffusion_weight > 0:
-            raise ValueError("diffusion_weight needs images, which this step does not take")
         return self
 
 
@@ -35,6 +44,8 @@ STEP = StepDefinition(
         "reward_lighting": "reward model folder of the axis lighting",
         "reward_detail": "reward model folder of the axis detail",
         "selected_prompts": "Parquet of prompts that prompt_curation has kept",
+        "images": "folder of image shards; for the perceptual and the diffusion term, where they have weight",
+        "segmenter": "folder of the instance segmenter; for the perceptual term, where it has weight",
     },
     outputs={"tuned_model": "folder with the tuned UNet, base.json and training.jsonl"},
     settings=DecoupledFeedbackSettings,
@@ -42,13 +53,20 @@ STEP = StepDefinition(
 
 
 def run(inputs: Paths, outputs: Paths, settings: DecoupledFeedbackSettings, context: StepContext) -> Metrics:
-    """Train the UNet on the sum of the hinges."""
+    """Train the UNet on the sum of the hinges, and of what else has weight."""
+    from unifl.data.contracts import open_images
     from unifl.feedback import assembly
 
     adapter = assembly.open_model(inputs["base_model"], inputs["model"], mixed_precision=settings.mixed_precision)
     rewards = assembly.open_rewards(inputs)
     features = assembly.sentence_features()
-    terms = [assembly.aesthetic_term(settings, rewards, inputs["selected_prompts"], features)]
+    images = open_images(inputs["images"])
+    terms = [
+        assembly.aesthetic_term(settings, rewards, inputs["selected_prompts"], features),
+        assembly.diffusion_term(settings, images),
+    ]
+    if settings.perceptual_terms():
+        terms.append(assembly.perceptual_term(settings, images, inputs["segmenter"], settings.lambda_perceptual))
     return assembly.tune(
         adapter,
         terms,

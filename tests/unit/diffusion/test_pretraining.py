@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tests.tiny_base import CAPTIONS, TINY
 from unifl.core.errors import DivergenceError
 from unifl.diffusion.embedded import build_autoencoder, build_text_encoder, build_tokenizer, build_unet
-from unifl.diffusion.pretraining import learning_rate_at, loss_weight, psnr, train_autoencoder, train_diffusion
+from unifl.diffusion.pretraining import learning_rate_at, psnr, train_autoencoder, train_diffusion
 from unifl.diffusion.pretraining_settings import AutoencoderLoop, DiffusionLoop
 
 
@@ -82,22 +82,3 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
 def test_psnr_is_that_of_a_known_error() -> None:
     black = np.zeros((2, 8, 8, 3), np.uint8)
     assert psnr(black, black + np.uint8(16)) == pytest.approx(20 * np.log10(255 / 16))
-
-
-@pytest.mark.parametrize("level", [0.0047, 0.3, 0.9])
-def test_an_error_of_noise_weighs_what_it_makes_of_an_error_of_velocity(level: float) -> None:
-    signal, sigma = level**0.5, (1 - level) ** 0.5
-    clean, noise, guess = torch.randn(3, 1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    noisy = signal * clean + sigma * noise
-    guessed_clean = (noisy - sigma * guess) / signal
-    velocity, guessed_velocity = signal * noise - sigma * clean, signal * guess - sigma * guessed_clean
-    settings = DiffusionLoop(latent_deviation=1, min_snr=0)
-    weight = loss_weight(torch.tensor([level], dtype=torch.float64), settings)
-    torch.testing.assert_close(weight * (guess - noise) ** 2, (guessed_velocity - velocity) ** 2)
-
-
-def test_the_weight_of_almost_clean_images_is_capped_by_the_signal_to_noise_ratio() -> None:
-    settings = DiffusionLoop(latent_deviation=0.5, min_snr=5)
-    level = torch.tensor([0.99, 0.5])  # ratios of 24.75 and 0.25
-    expected = torch.tensor([(1 + 1 / 24.75) * 5 / 24.75, 1 + 1 / 0.25])
-    torch.testing.assert_close(loss_weight(level, settings), expected)

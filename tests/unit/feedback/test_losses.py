@@ -101,3 +101,8 @@ def test_generator_loss_rewards_higher_scores() -> None:
 
 def test_diffusion_loss_is_the_mean_squared_error() -> None:
     assert float(diffusion_loss(torch.zeros(1, 1, 1, 2), torch.tensor([[[[1.0, 3.0]]]]))) == 5.0
+
+
+def test_diffusion_loss_weighs_each_sample() -> None:
+    noise = torch.tensor([[[[1.0, 3.0]]], [[[2.0, 2.0]]]])  # mean squares of 5 and 4
+    assert float(diffusion_loss(torch.zeros_like(noise), noise, torch.tensor([1.0, 0.5]))) == (5 + 2) / 2

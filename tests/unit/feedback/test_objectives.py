@@ -98,6 +98,7 @@ def test_noise_that_ends_before_the_gradient_is_refused() -> None:
 def test_one_generator_seed_gives_one_loss(adapter: DiffusionAdapter, batch: Batch) -> None:
     for objective in (
         DiffusionObjective(),
+        DiffusionObjective(min_snr=5),
         PerceptualObjective([WeightedFeedback(Seen(), 1.0)], Trajectory(4, 0, 1), 2),
     ):
         first, again, other = (

@@ -23,6 +23,7 @@ from unifl.rewards.features import feature_width
 from unifl.rewards.model import RewardConfig, RewardHead, RewardModel, shared_trunk
 
 QUICK: dict[str, Any] = {"updates": 2, "batch_size": 2, "steps": 6, "warmup_updates": 0, "learning_rate": 1e-3}
+EARLY = {"noise_to": 4, "grad_t_max": 2}  # perceptual feedback's part of six steps
 
 
 def write_reward(folder: Path, axis: str) -> Path:
@@ -76,7 +77,7 @@ def tuned(world: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> d
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("UNIFL_CHECKPOINTS", str(home / "checkpoints"))
         first, second, third = home / "perceptual", home / "decoupled", home / "adversarial"
-        run("perceptual_feedback", world, first, QUICK | {"noise_to": 4, "grad_t_max": 2, "lambda_edges": 0.5})
+        run("perceptual_feedback", world, first, QUICK | EARLY | {"lambda_edges": 0.5})
         run("decoupled_feedback", world, second, QUICK, first)
         run("adversarial_feedback", world, third, QUICK | {"discriminator_blocks": 1}, second)
     return {"perceptual": first, "decoupled": second, "adversarial": third}
@@ -111,6 +112,22 @@ def test_logged_sums_are_what_the_paper_says(tuned: dict[str, Path]) -> None:
     assert second["loss"] == pytest.approx(sum(second[f"hinge_{axis}"] for axis in AXES), rel=1e-5)
     third = log_of(tuned["adversarial"])[0]
     assert third["loss"] == pytest.approx(0.05 * third["generator"] + third["aesthetic"], rel=1e-4)
+
+
+def test_stage_1_can_be_one_sum(world: dict[str, Path], tmp_path: Path) -> None:
+    passed = run("perceptual_feedback", world, tmp_path / "passed", QUICK | EARLY | {"updates": 0})
+    assert passed == {"updates": 0, "images": 0}
+    assert log_of(tmp_path / "passed") == []
+    before, after = (
+        UNet2DConditionModel.from_pretrained(folder, subfolder="unet").state_dict()
+        for folder in (world["base_model"], tmp_path / "passed")
+    )
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    joint = EARLY | {"lambda_perceptual": 0.5, "diffusion_weight": 2.0, "diffusion_min_snr": 5}
+    run("decoupled_feedback", world, tmp_path / "joint", QUICK | joint, tmp_path / "passed")
+    first = log_of(tmp_path / "joint")[0]
+    assert first["loss"] == pytest.approx(first["aesthetic"] + 0.5 * first["pefl"] + 2 * first["diffusion"], rel=1e-5)
+    assert first["pefl"] == pytest.approx(first["structure"] + first["style"], rel=1e-5)
 
 
 def test_the_same_seed_gives_the_same_bytes(world: dict[str, Path], tuned: dict[str, Path], tmp_path: Path) -> None:

@@ -9,15 +9,22 @@ import torch
 from torch import Tensor
 
 from unifl.diffusion.adapter import DiffusionAdapter
+from unifl.diffusion.loss_weight import velocity_weight
 from unifl.feedback.batches import Batch
 from unifl.feedback.losses import diffusion_loss
 from unifl.feedback.objectives import Logs, Objective
 
 
 class DiffusionObjective(Objective):
-    """E |noise - predicted noise|^2 at a uniformly drawn training timestep."""
+    """E |noise - predicted noise|^2 at a uniformly drawn training timestep.
+
+    ``min_snr`` above 0 weighs each sample's error as v-prediction with min-SNR does (``unifl.diffusion.loss_weight``).
+    """
 
     name = "diffusion"
+
+    def __init__(self, min_snr: float = 0.0) -> None:
+        self.min_snr = min_snr
 
     def __call__(self, adapter: DiffusionAdapter, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Logs]:
         latents = adapter.encode_image(batch.real_images(), generator)
@@ -25,5 +32,8 @@ class DiffusionObjective(Objective):
         count = len(adapter.alphas_cumprod)
         timesteps = torch.randint(0, count, (len(batch),), generator=generator).to(adapter.device)
         noisy = adapter.add_noise(latents, noise, timesteps)
-        loss = diffusion_loss(adapter.predict_noise(noisy, timesteps, adapter.encode_text(batch.captions)), noise)
-        return loss, {}
+        predicted = adapter.predict_noise(noisy, timesteps, adapter.encode_text(batch.captions))
+        weight = None
+        if self.min_snr:
+            weight = velocity_weight(adapter.alphas_cumprod[timesteps], latents.std(), self.min_snr)
+        return diffusion_loss(predicted, noise, weight), {}
