@@ -88,6 +88,8 @@ def feedback_learning(placement: Placement, past: Addresses | None = None):
             )
             rewards[f"reward_{axis}"] = reward["reward_model"]
 
+        # Of the evaluation, and of the guard that may stop a tuning.
+        examiners = {"judges": data["judges"], "scorer": data["scorer"]}
         perceptual = dag.step(
             "perceptual_feedback",
             perceptual_feedback,
@@ -96,6 +98,7 @@ def feedback_learning(placement: Placement, past: Addresses | None = None):
             base_model=data["base_model"],
             images=data["images"],
             segmenter=data["segmenter"],
+            **examiners,
         )
 
         decoupled = dag.step(
@@ -108,6 +111,7 @@ def feedback_learning(placement: Placement, past: Addresses | None = None):
             selected_prompts=curated["selected_prompts"],
             images=data["images"],
             segmenter=data["segmenter"],
+            **examiners,
         )
 
         adversarial = dag.step(
@@ -119,6 +123,7 @@ def feedback_learning(placement: Placement, past: Addresses | None = None):
             **rewards,
             selected_prompts=curated["selected_prompts"],
             images=data["images"],
+            **examiners,
         )
 
         evaluated = dag.step(
@@ -128,9 +133,8 @@ def feedback_learning(placement: Placement, past: Addresses | None = None):
             base_model=data["base_model"],
             stage1=decoupled["tuned_model"],
             stage2=adversarial["tuned_model"],
-            judges=data["judges"],
-            scorer=data["scorer"],
             images=data["images"],
+            **examiners,
         )
 
         dag.step("quality_gate", quality_gate, quality_gate_settings, evaluation=evaluated["evaluation"])

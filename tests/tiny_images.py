@@ -14,11 +14,12 @@ from unifl.data.vocabulary import CONCEPTS
 NAMES = [str(getattr(concept, "name", concept)) for concept in CONCEPTS][:4]
 
 
-def write_tiny_images(folder: Path, count: int = 10, style: str = "flat") -> Path:
-    """Write ``count`` images of 64 pixels, the last two in the test split, and give the folder."""
+def write_tiny_images(folder: Path, count: int = 10, style: str = "flat", validation: int = 0) -> Path:
+    """Write ``count`` images of 64 pixels, the last two in split test, ``validation`` before them; give the folder."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:64, :64]
     rows = []
+    splits = ["train"] * (count - 2 - validation) + ["validation"] * validation + ["test"] * 2
     for number in range(count):
         pixels = np.empty((64, 64, 3), np.uint8)
         pixels[:] = rng.integers(180, 255, 3)
@@ -41,7 +42,7 @@ def write_tiny_images(folder: Path, count: int = 10, style: str = "flat") -> Pat
                 "relation": None,
                 "background": "plain",
                 "masks": masks,
-                "split": "test" if number >= count - 2 else "train",
+                "split": splits[number],
                 "source": "drawn",
                 "licence": "CC0-1.0",
                 "attribution": "",

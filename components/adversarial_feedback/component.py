@@ -15,6 +15,8 @@ def adversarial_feedback(
     reward_detail: dsl.Input[dsl.Model],
     selected_prompts: dsl.Input[dsl.Dataset],
     images: dsl.Input[dsl.Dataset],
+    judges: dsl.Input[dsl.Model],
+    scorer: dsl.Input[dsl.Model],
     settings: str,
     code_version: str,
     tuned_model: dsl.Output[dsl.Model],

@@ -16,6 +16,8 @@ def decoupled_feedback(
     selected_prompts: dsl.Input[dsl.Dataset],
     images: dsl.Input[dsl.Dataset],
     segmenter: dsl.Input[dsl.Model],
+    judges: dsl.Input[dsl.Model],
+    scorer: dsl.Input[dsl.Model],
     settings: str,
     code_version: str,
     tuned_model: dsl.Output[dsl.Model],

@@ -10,6 +10,8 @@ def perceptual_feedback(
     base_model: dsl.Input[dsl.Model],
     images: dsl.Input[dsl.Dataset],
     segmenter: dsl.Input[dsl.Model],
+    judges: dsl.Input[dsl.Model],
+    scorer: dsl.Input[dsl.Model],
     settings: str,
     code_version: str,
     tuned_model: dsl.Output[dsl.Model],

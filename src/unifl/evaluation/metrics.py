@@ -99,7 +99,7 @@ def kid(
     value = _weighted_mmd2(kxx, kyy, kxy, ones_x, ones_y, allowed)[0]
     counts_y = _counts(len(reference), resamples, seed)
     counts_x = _counts(len(generated), resamples, seed + 1) if own is None else counts_y[:, own]
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):
         draws = _weighted_mmd2(kxx, kyy, kxy, counts_x, counts_y, allowed)
     draws = draws[np.isfinite(draws)]  # among a handful of images a resample may hold one image alone: it has no pairs
     return Draws(float(value) * KID_SCALE, draws * KID_SCALE)

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import torch
 
-from unifl.core.errors import ModelLoadError
+from unifl.core.errors import ModelLoadError, SettingsError
+from unifl.core.files import write_json_atomic
 from unifl.core.step import Metrics, Paths, StepContext
 from unifl.data.contracts import ImageTable, read_prompts
 from unifl.data.vocabulary import AXES
 from unifl.diffusion.adapter import DiffusionAdapter
 from unifl.feedback.batches import ImageBatches, PromptBatches
 from unifl.feedback.engine import FeedbackEngine, Term
+from unifl.feedback.guard import SUMMARY_NAME, Guard
 from unifl.feedback.objectives.decoupled import DecoupledObjective, SentenceFeatures
 from unifl.feedback.objectives.diffusion import DiffusionObjective
 from unifl.feedback.objectives.perceptual import PerceptualObjective, perceptual_feedbacks
@@ -122,12 +124,38 @@ def tune(
     output: Path,
     stage: str,
     context: StepContext,
+    guard: Guard | None,
 ) -> Metrics:
     """Run the engine over the terms, write the tuned model folder to ``output``, and give the step's metrics."""
-    engine = FeedbackEngine(adapter, terms, settings, context.checkpoints, stage.replace("_", " "))
+    engine = FeedbackEngine(adapter, terms, settings, context.checkpoints, stage.replace("_", " "), guard)
     log = engine.run()
     save_tuned_model(engine.parameters, output, base_folder=base, stage=stage, log_file=engine.log_file)
-    return training_metrics(log, settings)
+    metrics = training_metrics(log, settings)
+    if guard is not None:
+        found = guard.summary()
+        write_json_atomic(output / SUMMARY_NAME, found)
+        metrics |= {"guard_stopped": found["stopped_at"] is not None, "guard_kept_update": found["kept_update"]}
+    return metrics
+
+
+def open_guard(settings: EngineSettings, inputs: Paths, images: ImageTable, context: StepContext) -> Guard | None:
+    """The over-optimization guard on the inputs ``judges`` and ``scorer``; None where ``guard_every`` is 0.
+
+    Raises SettingsError without these inputs, and what `panel_examiner` raises.
+    """
+    if not settings.guard_every:
+        return None
+    missing = [name for name in ("judges", "scorer") if name not in inputs]
+    if missing:
+        raise SettingsError(
+            f"the guard has no {' and no '.join(missing)}",
+            expected=f"the inputs {' and '.join(missing)}, as guard_every is {settings.guard_every}",
+            remedy="give them, or set guard_every to 0",
+        )
+    from unifl.feedback.guard_panel import panel_examiner
+
+    examine = panel_examiner(inputs["judges"], inputs["scorer"], images, settings)
+    return Guard(examine, settings.guard_every, context.checkpoints / "guard")
 
 
 def pass_on(base: Path, output: Path, *, stage: str) -> Metrics:

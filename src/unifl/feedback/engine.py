@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from unifl.feedback.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
+from unifl.feedback.guard import Guard
 from unifl.feedback.objectives import Logs, Objective
 from unifl.feedback.parameters import LOG_NAME, TrainableParameters
 from unifl.feedback.settings import EngineSettings
@@ -48,6 +50,7 @@ class FeedbackEngine:
 
     ``checkpoints`` is a folder that belongs to this run alone and survives a kill; the log lies there as
     ``training.jsonl``, an object an update: update (from 1), loss, each objective's loss and terms, grad_norm, lr.
+    ``guard`` may end the training early, with the weights of its best inspection.
 
     Raises SettingsError when no term has weight, or when the folder holds a checkpoint of other settings.
     """
@@ -59,6 +62,7 @@ class FeedbackEngine:
         settings: EngineSettings,
         checkpoints: Path,
         description: str = "feedback learning",
+        guard: Guard | None = None,
     ) -> None:
         self.terms = [term for term in terms if term.weight > 0]
         if not self.terms:
@@ -70,6 +74,7 @@ class FeedbackEngine:
         self.settings = settings
         self.checkpoints = checkpoints
         self.description = description
+        self.guard = guard
         self.log_file = checkpoints / LOG_NAME
         torch.manual_seed(settings.seed)
         self.parameters = TrainableParameters(adapter, settings.lora_rank, settings.ema_decay)
@@ -88,17 +93,40 @@ class FeedbackEngine:
         done = self._resume()
         log = self._log_up_to(done)
         self.adapter.unet.train()
+        last = self.settings.updates
+        if self._stopped_by_guard(done):
+            return log
         with self.log_file.open("a", encoding="utf-8") as file:
-            updates = range(done + 1, self.settings.updates + 1)
+            updates = range(done + 1, last + 1)
             for update in progress(updates, self.description, "updates", start=done):
                 line = self._update(update)
                 log.append(line)
                 file.write(json.dumps(line, allow_nan=False) + "\n")
                 file.flush()
-                if update % self.settings.checkpoint_every == 0 or update == self.settings.updates:
+                stopped = self._stopped_by_guard(update)
+                if stopped or update % self.settings.checkpoint_every == 0 or update == last:
                     self._save(update)
+                if stopped:
+                    break
         self.adapter.unet.eval()
         return log
+
+    def _stopped_by_guard(self, update: int) -> bool:
+        """Have the model inspected if it is due; True when the training ends here, with the best weights put back."""
+        guard, last = self.guard, self.settings.updates
+        if guard is None or not guard.due(update, last):
+            return False
+        found = guard.inspect(update, self.adapter, self.parameters)
+        if not found.worse:
+            return False
+        guard.roll_back(self.parameters)
+        print(
+            f"{self.description}: stopped after update {update} of {last}: {found.worse}; the weights of update "
+            f"{guard.best.update} are kept",
+            file=sys.stderr,
+            flush=True,
+        )
+        return True
 
     # ---------------------------------------------------------------- update
 

@@ -61,6 +61,17 @@ class EngineSettings(StepSettings):
         True, description="The UNet computes in bfloat16 where the processor does so natively; its weights are float32."
     )
     gradient_checkpointing: bool = Field(False, description="Less memory for more time in the UNet's gradient step.")
+    guard_every: int = Field(
+        0,
+        ge=0,
+        description="Updates between two looks of the over-optimization guard; 0 for none. Where KID or the judges are "
+        "worse than at the best look, beyond the paired 95 % interval, training stops and the best weights are kept.",
+    )
+    guard_images: int = Field(
+        100, ge=2, description="Pictures a look; captions and real images of the validation split."
+    )
+    guard_steps: int = Field(20, ge=1, description="DDIM steps of those pictures.")
+    guard_guidance_scale: float = Field(4.0, ge=1, description="Their guidance; the evaluation's own default.")
     checkpoint_every: int = Field(25, ge=1, description="Updates between two checkpoints (a kill costs at most these).")
     seed: int = Field(0, ge=0, description="Everything random follows from it.")
 

@@ -11,6 +11,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 from unifl.core.errors import UniflError
 from unifl.report import figures
 from unifl.report.pictures import read_png
-from unifl.report.run_folder import Missing, RunFolder, or_missing, read_json_lines
+from unifl.report.run_folder import Missing, RunFolder, or_missing, read_json, read_json_lines
 from unifl.report.scores import Score, number, with_interval
 
 TUNING_STEPS = {
@@ -54,14 +55,42 @@ def tuning(run: RunFolder) -> list[dict[str, Any]]:
 
 def _curves(run: RunFolder, name: str, title: str) -> dict[str, Any] | Missing:
     folder = run.output(name, "tuned_model")
-    updates = folder if isinstance(folder, Missing) else read_json_lines(folder / "training.jsonl")
+    if isinstance(folder, Missing):
+        return folder
+    updates = read_json_lines(folder / "training.jsonl")
     if isinstance(updates, Missing):
         return updates
+    guard = read_json(folder / "guard.json") if (folder / "guard.json").exists() else {"inspections": []}
+    if isinstance(guard, Missing):
+        return guard
+    rows = sorted([*updates, *map(_look, guard["inspections"])], key=itemgetter("update"))
     alphas = {f"reward_{axis}": config["alpha"] for axis in AXES if "alpha" in (config := _reward_config(run, axis))}
     return {
         "updates": int(updates[-1]["update"]),
-        "figure": figures.training_curves(updates, panels(updates), f"curves-{name}", title, alphas),
+        "figure": figures.training_curves(rows, panels(rows), f"curves-{name}", title, alphas),
+        "guard": _guard_words(guard),
     }
+
+
+def _look(inspection: dict[str, Any]) -> dict[str, float]:
+    """An inspection of the guard as a point of the curves."""
+    return {
+        "update": inspection["update"],
+        "held_out_kid": inspection["kid"]["value"],
+        "held_out_judges": inspection["judges"]["value"],
+    }
+
+
+def _guard_words(guard: dict[str, Any]) -> str:
+    looks = guard["inspections"]
+    if not looks:
+        return "No over-optimization guard was on."
+    if guard["stopped_at"] is None:
+        return f"The over-optimization guard looked {len(looks)} times and let it go on to the end."
+    return (
+        f"The over-optimization guard stopped it after update {guard['stopped_at']}: {looks[-1]['worse']}. The weights "
+        f"of update {guard['kept_update']} are kept."
+    )
 
 
 def panels(updates: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
@@ -93,6 +122,8 @@ def panels(updates: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
 def _heading(key: str) -> str:
     if key == "loss":
         return "Loss"
+    if key.startswith("held_out"):
+        return "KID, held out" if key == "held_out_kid" else "Judges, held out"
     if "grad_norm" in key:
         return "Gradient norm"
     if "hinge" in key:

@@ -46,7 +46,10 @@ STEP = StepDefinition(
         "reward_detail": "reward model folder of the axis detail; the discriminator starts from it",
         "selected_prompts": "Parquet of prompts that prompt_curation has kept",
         "images": "folder of image shards: the real images",
+        "judges": "folder of judges; for the guard, where it is on",
+        "scorer": "folder of the image-text scorer; for the guard, where it is on",
     },
+    optional_inputs=frozenset({"judges", "scorer"}),
     outputs={"tuned_model": "folder with the tuned UNet, base.json and training.jsonl"},
     settings=AdversarialFeedbackSettings,
 )
@@ -85,4 +88,5 @@ def run(inputs: Paths, outputs: Paths, settings: AdversarialFeedbackSettings, co
         output=outputs["tuned_model"],
         stage=STEP.name,
         context=context,
+        guard=assembly.open_guard(settings, inputs, images, context),
     )

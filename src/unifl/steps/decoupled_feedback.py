@@ -46,7 +46,10 @@ STEP = StepDefinition(
         "selected_prompts": "Parquet of prompts that prompt_curation has kept",
         "images": "folder of image shards; for the perceptual and the diffusion term, where they have weight",
         "segmenter": "folder of the instance segmenter; for the perceptual term, where it has weight",
+        "judges": "folder of judges; for the guard, where it is on",
+        "scorer": "folder of the image-text scorer; for the guard, where it is on",
     },
+    optional_inputs=frozenset({"judges", "scorer"}),
     outputs={"tuned_model": "folder with the tuned UNet, base.json and training.jsonl"},
     settings=DecoupledFeedbackSettings,
 )
@@ -75,4 +78,5 @@ def run(inputs: Paths, outputs: Paths, settings: DecoupledFeedbackSettings, cont
         output=outputs["tuned_model"],
         stage=STEP.name,
         context=context,
+        guard=assembly.open_guard(settings, inputs, images, context),
     )

@@ -30,7 +30,10 @@ STEP = StepDefinition(
         "base_model": "folder of the base model (diffusers layout)",
         "images": "folder of image shards with captions, styles and masks",
         "segmenter": "folder of the instance segmenter",
+        "judges": "folder of judges; for the guard, where it is on",
+        "scorer": "folder of the image-text scorer; for the guard, where it is on",
     },
+    optional_inputs=frozenset({"judges", "scorer"}),
     outputs={"tuned_model": "folder with the tuned UNet, base.json and training.jsonl"},
     settings=PerceptualFeedbackSettings,
 )
@@ -56,4 +59,5 @@ def run(inputs: Paths, outputs: Paths, settings: PerceptualFeedbackSettings, con
         output=outputs["tuned_model"],
         stage=STEP.name,
         context=context,
+        guard=assembly.open_guard(settings, inputs, images, context),
     )

@@ -13,6 +13,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from tests.tiny_base import CAPTIONS
+from tests.tiny_examiners import write_tiny_examiners
 from tests.tiny_images import NAMES, write_tiny_images
 from unifl.core.errors import DataContractError, ModelLoadError, SettingsError
 from unifl.core.step import execute
@@ -47,9 +48,12 @@ def world(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     segmenter.save(segmenter.Segmenter(NAMES, width=8), home / "segmenter", {})
     rows = [{"prompt_id": str(n), "text": text, "source": "", "licence": ""} for n, text in enumerate(CAPTIONS)]
     pq.write_table(pa.Table.from_pylist(rows, schema=PROMPTS), home / "prompts.parquet")
+    judges, scorer = write_tiny_examiners(home)
     return {
         "base_model": base_folder,
-        "images": write_tiny_images(home / "images"),
+        "images": write_tiny_images(home / "images", count=12, validation=2),
+        "judges": judges,
+        "scorer": scorer,
         "segmenter": home / "segmenter",
         "selected_prompts": home / "prompts.parquet",
         **{f"reward_{axis}": write_reward(home / axis, axis) for axis in AXES},
@@ -128,6 +132,15 @@ def test_stage_1_can_be_one_sum(world: dict[str, Path], tmp_path: Path) -> None:
     first = log_of(tmp_path / "joint")[0]
     assert first["loss"] == pytest.approx(first["aesthetic"] + 0.5 * first["pefl"] + 2 * first["diffusion"], rel=1e-5)
     assert first["pefl"] == pytest.approx(first["structure"] + first["style"], rel=1e-5)
+
+
+def test_a_guard_looks_at_the_tuning_and_leaves_what_it_saw(world: dict[str, Path], tmp_path: Path) -> None:
+    watched = {"guard_every": 1, "guard_images": 4, "guard_steps": 2}
+    metrics = run("perceptual_feedback", world, tmp_path / "watched", QUICK | EARLY | watched)
+    seen = json.loads((tmp_path / "watched" / "guard.json").read_text())
+    assert [look["update"] for look in seen["inspections"]] == list(range(metrics["updates"] + 1))
+    assert metrics["guard_stopped"] == (seen["stopped_at"] is not None)
+    assert metrics["guard_kept_update"] == seen["kept_update"]
 
 
 def test_the_same_seed_gives_the_same_bytes(world: dict[str, Path], tuned: dict[str, Path], tmp_path: Path) -> None:
