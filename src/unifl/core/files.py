@@ -124,6 +124,14 @@ def atomic_path(final: Path) -> Iterator[Path]:
             raise
 
 
+def sync_files(folder: Path) -> None:
+    """Return when every file of `folder` is on the disk, and not only in the memory of this machine."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
 def write_text_atomic(path: Path, text: str) -> None:
     """Write UTF-8 text whole or not at all. Raises StorageError when the disk is full."""
     with atomic_path(path) as partial:

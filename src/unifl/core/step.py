@@ -14,19 +14,17 @@ import math
 import os
 import resource
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from unifl.core.digest import code_version
 from unifl.core.errors import DataContractError, DivergenceError, SettingsError, UniflError, is_disk_full
 from unifl.core.files import PartialPath, disk_full_error, remove_path, write_json_atomic
+from unifl.core.interruption import interruptible
 from unifl.core.record import Artifact, described, statement
 from unifl.core.settings import StepSettings, settings_json, validated
 
@@ -84,6 +82,12 @@ def step_definition(name: str) -> StepDefinition:
     return definition
 
 
+def step_function(name: str) -> StepFunction:
+    """What does the work of the step `name`, without the hook. Raises SettingsError for an unknown name."""
+    function: StepFunction = _step_module(name).run
+    return function
+
+
 def _step_module(name: str) -> Any:
     # By name and not by import statement: the core may not depend on the steps that stand on it.
     return importlib.import_module("unifl.steps").load_step(name)
@@ -97,10 +101,11 @@ def execute(
     *,
     metrics: Path | None = None,
     record: Path | None = None,
+    function: StepFunction | None = None,
 ) -> Metrics:
-    """Run the step `step_name`; see `run_step`."""
-    module = _step_module(step_name)
-    return run_step(module.STEP, module.run, inputs, outputs, settings, metrics=metrics, record=record)
+    """Run the step `step_name`; see `run_step`. `function` does its work in the place of the step's own, elsewhere."""
+    chosen = function or step_function(step_name)
+    return run_step(step_definition(step_name), chosen, inputs, outputs, settings, metrics=metrics, record=record)
 
 
 def run_step(
@@ -142,7 +147,7 @@ def run_step(
         checkpoints.mkdir(parents=True, exist_ok=True)
         _forget_old_checkpoints(checkpoints)
         context = StepContext(step, checkpoints, code_version(), list(materials))
-        with _translated_errors(next(iter(outputs.values()))), _terminable():
+        with _translated_errors(next(iter(outputs.values()))), interruptible():
             run = _Run(definition, context, outputs, checked, key, metrics, _record_path(outputs, record))
             returned = run.run(function, inputs)
     except UniflError as error:
@@ -295,21 +300,3 @@ def _translated_errors(output: Path) -> Iterator[None]:
         if is_disk_full(error) or shutil.disk_usage(folder).free < FULL_DISK_BYTES:
             raise disk_full_error(output) from error
         raise
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM (what Kubernetes and schedulers send) ends the step as Ctrl-C does: cleaned up, checkpoints kept."""
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from unifl.core.errors import ModelLoadError, SettingsError
+from unifl.diffusion.randomness import Randomness, normal
 from unifl.perception.precision import frozen_precision, plain_attention
 
 Spacing = Literal["trailing", "leading", "linspace"]
@@ -162,7 +163,7 @@ class DiffusionAdapter:
 
     # ----------------------------------------------------------- autoencoder
 
-    def encode_image(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def encode_image(self, images: Tensor, generator: Randomness | None = None) -> Tensor:
         """Scaled latents [N, C, h, w] float32 of images [N, 3, H, W] in [0, 1], without a graph.
 
         ``AutoencoderKL`` is variational and sampled from with ``generator``; ``AutoencoderTiny`` is not random.
@@ -172,7 +173,9 @@ class DiffusionAdapter:
             encoded = self.autoencoder.encode(signed)
         latents: Tensor
         if hasattr(encoded, "latent_dist"):
-            latents = encoded.latent_dist.sample(generator)
+            known = encoded.latent_dist
+            noise = normal(tuple(known.mean.shape), generator, known.mean.dtype)
+            latents = known.mean + known.std * noise.to(known.mean.device)
         else:
             latents = encoded.latents
         return latents.float().contiguous() * float(self.autoencoder.config.scaling_factor)

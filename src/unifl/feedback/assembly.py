@@ -24,14 +24,15 @@ from unifl.feedback.objectives.decoupled import DecoupledObjective, SentenceFeat
 from unifl.feedback.objectives.diffusion import DiffusionObjective
 from unifl.feedback.objectives.perceptual import PerceptualObjective, perceptual_feedbacks
 from unifl.feedback.parameters import check_tuned_on, save_tuned_model, save_untuned_model
+from unifl.feedback.ranks import current_ranks
 from unifl.feedback.settings import AestheticSettings, EngineSettings, PerceptualSettings
 from unifl.feedback.trajectory import Trajectory
 from unifl.rewards.model import RewardModel, sentence_encoder
 
 
 def device() -> torch.device:
-    """The accelerator if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """This process's accelerator if there is one, else the CPU."""
+    return current_ranks().device
 
 
 def open_model(base: Path, tuned: Path | None = None, *, mixed_precision: bool) -> DiffusionAdapter:
@@ -129,12 +130,15 @@ def tune(
     """Run the engine over the terms, write the tuned model folder to ``output``, and give the step's metrics."""
     engine = FeedbackEngine(adapter, terms, settings, context.checkpoints, stage.replace("_", " "), guard)
     log = engine.run()
-    save_tuned_model(engine.parameters, output, base_folder=base, stage=stage, log_file=engine.log_file)
+    if engine.ranks.is_first:
+        save_tuned_model(engine.parameters, output, base_folder=base, stage=stage, log_file=engine.log_file)
     metrics = training_metrics(log, settings)
     if guard is not None:
         found = guard.summary()
-        write_json_atomic(output / SUMMARY_NAME, found)
+        if engine.ranks.is_first:
+            write_json_atomic(output / SUMMARY_NAME, found)
         metrics |= {"guard_stopped": found["stopped_at"] is not None, "guard_kept_update": found["kept_update"]}
+    engine.ranks.wait()
     return metrics
 
 

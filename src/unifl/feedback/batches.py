@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unifl.core.errors import DataContractError
 from unifl.data.contracts import ImageTable
+from unifl.feedback.ranks import WHOLE, Part
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class Batch:
 
 
 class BatchSource(Protocol):
-    """Anything that gives batch ``number`` (0, 1, 2, ...), the same one each time it is asked."""
+    """Anything that gives batch ``number`` (0, 1, 2, ...) or a part of it, the same one each time it is asked."""
 
-    def batch(self, number: int) -> Batch: ...
+    def batch(self, number: int, part: Part = WHOLE) -> Batch: ...
 
 
 class ShuffledRows:
@@ -100,9 +101,10 @@ class ImageBatches:
         self.with_masks = with_masks
         self._order = ShuffledRows(len(frame), seed)
 
-    def batch(self, number: int) -> Batch:
+    def batch(self, number: int, part: Part = WHOLE) -> Batch:
         """Batch ``number``; raises DataContractError when a picture cannot be decoded."""
-        rows = self.frame.iloc[self._order.rows(number * self.batch_size, self.batch_size)]
+        first, count = part.rows(self.batch_size)
+        rows = self.frame.iloc[self._order.rows(number * self.batch_size + first, count)]
         ids = [str(image_id) for image_id in rows["image_id"]]
         pixels = torch.from_numpy(self.table.pixels(ids)).permute(0, 3, 1, 2).float() / 255
         captions = [str(caption) for caption in rows["caption"]]
@@ -123,6 +125,7 @@ class PromptBatches:
         self.batch_size = batch_size
         self._order = ShuffledRows(len(self.prompts), seed)
 
-    def batch(self, number: int) -> Batch:
+    def batch(self, number: int, part: Part = WHOLE) -> Batch:
         """Batch ``number``: captions only."""
-        return Batch([self.prompts[row] for row in self._order.rows(number * self.batch_size, self.batch_size)])
+        first, count = part.rows(self.batch_size)
+        return Batch([self.prompts[row] for row in self._order.rows(number * self.batch_size + first, count)])

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unifl.core.errors import SettingsError
-from unifl.core.files import atomic_path, remove_path
+from unifl.core.files import atomic_path, remove_path, sync_files
 
 PREFIX = "update-"
 
@@ -40,6 +40,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: Mapping[str,
             save_file(contiguous, partial / f"{group}.safetensors")
         state = {"update": checkpoint.update, "identity": dict(identity), "groups": sorted(checkpoint.tensors)}
         (partial / "state.json").write_text(json.dumps(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        # The older one is dropped next: a volume that outlives its node must hold this one by then.
+        sync_files(partial)
     for older in folder.glob(f"{PREFIX}*"):
         if older != final:
             remove_path(older)

@@ -1,8 +1,8 @@
 """The feedback engine: weighted objectives summed into updates of the UNet, the same for every kind of feedback.
 
 arXiv 2404.05595 §3 gives the sums (L1 = L_pefl + L_aes, L2 = L_G + L_D + L_aes); the engine adds what any of
-them needs: warm-up, accumulation, clipping, averaging, exact resume, a log line an update, and refusal of
-numbers that are not finite.
+them needs: warm-up, accumulation, clipping, averaging, exact resume, a log line an update, refusal of
+numbers that are not finite, and several processes that share each batch.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unifl.core.errors import DivergenceError, SettingsError
+from unifl.core.errors import DivergenceError, SettingsError, UniflError
+from unifl.core.interruption import held_back
 from unifl.core.progress import progress
 from unifl.diffusion.adapter import DiffusionAdapter
+from unifl.diffusion.randomness import PartOfBatch, Randomness
 from unifl.feedback.batches import BatchSource
 from unifl.feedback.checkpoint import (
     Checkpoint,
@@ -33,6 +36,7 @@ from unifl.feedback.checkpoint import (
 from unifl.feedback.guard import Guard
 from unifl.feedback.objectives import Logs, Objective
 from unifl.feedback.parameters import LOG_NAME, TrainableParameters
+from unifl.feedback.ranks import current_ranks
 from unifl.feedback.settings import EngineSettings
 
 
@@ -52,7 +56,10 @@ class FeedbackEngine:
     ``training.jsonl``, an object an update: update (from 1), loss, each objective's loss and terms, grad_norm, lr.
     ``guard`` may end the training early, with the weights of its best inspection.
 
-    Raises SettingsError when no term has weight, or when the folder holds a checkpoint of other settings.
+    Under torchrun every process makes an engine: each computes its part of the batches, and the first one writes.
+
+    Raises SettingsError when no term has weight, when the folder holds a checkpoint of other settings, or when the
+    batch can't be divided among the processes.
     """
 
     def __init__(
@@ -75,6 +82,10 @@ class FeedbackEngine:
         self.checkpoints = checkpoints
         self.description = description
         self.guard = guard
+        self.ranks = current_ranks()
+        self._first_row, _ = self.ranks.part.rows(settings.batch_size)
+        self._done = self._saved = 0
+        self._whole = True
         self.log_file = checkpoints / LOG_NAME
         torch.manual_seed(settings.seed)
         self.parameters = TrainableParameters(adapter, settings.lora_rank, settings.ema_decay)
@@ -87,27 +98,34 @@ class FeedbackEngine:
     def run(self) -> list[dict[str, float]]:
         """Train to the last update, from the last checkpoint if there is one; gives the whole log.
 
+        An interruption (or an error that is not this project's own) leaves a checkpoint of the last finished update.
         Raises DivergenceError, naming update, term and remedy, when a loss or gradient is not finite.
         """
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        done = self._resume()
-        log = self._log_up_to(done)
+        self._done = self._saved = self._resume()
+        log = self._log_up_to(self._done)
         self.adapter.unet.train()
         last = self.settings.updates
-        if self._stopped_by_guard(done):
-            return log
-        with self.log_file.open("a", encoding="utf-8") as file:
-            updates = range(done + 1, last + 1)
-            for update in progress(updates, self.description, "updates", start=done):
-                line = self._update(update)
-                log.append(line)
-                file.write(json.dumps(line, allow_nan=False) + "\n")
-                file.flush()
-                stopped = self._stopped_by_guard(update)
-                if stopped or update % self.settings.checkpoint_every == 0 or update == last:
-                    self._save(update)
-                if stopped:
+        saved_at = time.monotonic()
+        stopped = self._stopped_by_guard(self._done)
+        updates = range(self._done + 1, self._done + 1 if stopped else last + 1)
+        try:
+            shown = progress(updates, self.description, "updates", start=self._done) if self.ranks.is_first else updates
+            for update in shown:
+                log.append(self._update(update))
+                # Before the guard's look, which may take long and may change the weights.
+                if self._is_due(update, time.monotonic() - saved_at):
+                    self._save()
+                    saved_at = time.monotonic()
+                if self._stopped_by_guard(update):
+                    self._save()
                     break
+        except UniflError:
+            raise
+        except BaseException:
+            if self._whole and self._saved < self._done:
+                self._save()
+            raise
         self.adapter.unet.eval()
         return log
 
@@ -116,16 +134,20 @@ class FeedbackEngine:
         guard, last = self.guard, self.settings.updates
         if guard is None or not guard.due(update, last):
             return False
-        found = guard.inspect(update, self.adapter, self.parameters)
+        if self.ranks.is_first:
+            guard.inspect(update, self.adapter, self.parameters)
+        self.ranks.wait()
+        found = guard.recall(update)
         if not found.worse:
             return False
         guard.roll_back(self.parameters)
-        print(
-            f"{self.description}: stopped after update {update} of {last}: {found.worse}; the weights of update "
-            f"{guard.best.update} are kept",
-            file=sys.stderr,
-            flush=True,
-        )
+        if self.ranks.is_first:
+            print(
+                f"{self.description}: stopped after update {update} of {last}: {found.worse}; the weights of update "
+                f"{guard.best.update} are kept",
+                file=sys.stderr,
+                flush=True,
+            )
         return True
 
     # ---------------------------------------------------------------- update
@@ -137,16 +159,31 @@ class FeedbackEngine:
         sums: dict[str, float] = {}
         for micro in range(settings.accumulate):
             for position, term in enumerate(self.terms):
-                batch = term.batches.batch((update - 1) * settings.accumulate + micro)
-                generator = torch.Generator().manual_seed(_seed(settings.seed, update, micro, position + 1))
-                loss, logs = term.objective(self.adapter, batch, generator)
+                batch = term.batches.batch((update - 1) * settings.accumulate + micro, self.ranks.part)
+                loss, logs = term.objective(self.adapter, batch, self._randomness(update, micro, position + 1))
                 self._require_finite(loss, update, f"the loss of {term.objective.name}")
                 (term.weight * loss / settings.accumulate).backward()
                 mine = {term.objective.name: float(loss.detach()), **logs}
                 for key, value in mine.items():
                     sums[key] = sums.get(key, 0.0) + value / settings.accumulate
+        self.ranks.average_gradients(self.parameters.tensors())
         grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters.tensors(), settings.clip)
         self._require_finite(grad_norm, update, "the gradient")
+        # Until here the state is that of the update before; from here on it changes, and no interruption may split it.
+        with held_back():
+            self._whole = False
+            line = self._apply(update, sums, float(grad_norm))
+            self._whole = True
+        return line
+
+    def _randomness(self, *position: int) -> Randomness:
+        generator = torch.Generator().manual_seed(_seed(self.settings.seed, *position))
+        if self.ranks.part.count == 1:
+            return generator
+        return PartOfBatch(generator, self._first_row, self.settings.batch_size)
+
+    def _apply(self, update: int, sums: dict[str, float], grad_norm: float) -> dict[str, float]:
+        """Change weights, averages and what objectives learn themselves; write and give the log line."""
         rate = self.learning_rate(update)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -157,8 +194,23 @@ class FeedbackEngine:
             own = term.objective.after_update()
             self._require_all_finite(own, update, term.objective.name)
             sums |= own
+        sums = self.ranks.average_logs(sums)
         total = sum(term.weight * sums[term.objective.name] for term in self.terms)
-        return {"update": update, "loss": total, **sums, "grad_norm": float(grad_norm), "lr": rate}
+        line = {"update": update, "loss": total, **sums, "grad_norm": grad_norm, "lr": rate}
+        if self.ranks.is_first:
+            with self.log_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._done = update
+        return line
+
+    def _is_due(self, update: int, seconds: float) -> bool:
+        """Whether a checkpoint shall follow ``update``, ``seconds`` after the last one."""
+        settings = self.settings
+        return (
+            update % settings.checkpoint_every == 0
+            or seconds >= settings.checkpoint_seconds
+            or update == settings.updates
+        )
 
     def learning_rate(self, update: int) -> float:
         """Learning rate of ``update`` (from 1): linear warm-up, then constant."""
@@ -189,13 +241,17 @@ class FeedbackEngine:
         identity["objectives"] = [[term.objective.name, term.weight] for term in self.terms]
         return identity
 
-    def _save(self, update: int) -> None:
+    def _save(self) -> None:
+        """A checkpoint of the last finished update, by the first process: the others hold the same weights."""
+        if not self.ranks.is_first:
+            return
         tensors = {"parameters": self.parameters.state(), "optimizer": optimizer_tensors(self.optimizer)}
         for term in self.terms:
             state = term.objective.state()
             if state:
                 tensors[f"objective-{term.objective.name}"] = state
-        save_checkpoint(self.checkpoints, Checkpoint(update, tensors), self._identity())
+        save_checkpoint(self.checkpoints, Checkpoint(self._done, tensors), self._identity())
+        self._saved = self._done
 
     def _resume(self) -> int:
         checkpoint = load_checkpoint(self.checkpoints, self._identity())
@@ -210,7 +266,9 @@ class FeedbackEngine:
     def _log_up_to(self, update: int) -> list[dict[str, float]]:
         """The log's lines up to ``update``; later ones, of updates that will be done again, are cut off the file."""
         lines = self.log_file.read_text(encoding="utf-8").splitlines()[:update] if self.log_file.exists() else []
-        self.log_file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        self.ranks.wait()
+        if self.ranks.is_first:
+            self.log_file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         return [json.loads(line) for line in lines]
 
 

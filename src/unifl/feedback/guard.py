@@ -96,6 +96,12 @@ class Guard:
         self._save()
         return found
 
+    def recall(self, update: int) -> Inspection:
+        """The inspection after ``update`` updates, which this or another process has made."""
+        if all(one.update != update for one in self.inspections):
+            self.inspections = self._restored()
+        return next(one for one in self.inspections if one.update == update)
+
     def roll_back(self, parameters: TrainableParameters) -> None:
         """Put the best inspection's weights back."""
         parameters.restore(load_file(self.folder / _BEST))

@@ -73,6 +73,13 @@ class EngineSettings(StepSettings):
     guard_steps: int = Field(20, ge=1, description="DDIM steps of those pictures.")
     guard_guidance_scale: float = Field(4.0, ge=1, description="Their guidance; the evaluation's own default.")
     checkpoint_every: int = Field(25, ge=1, description="Updates between two checkpoints (a kill costs at most these).")
+    checkpoint_seconds: float = Field(
+        30.0,
+        gt=0,
+        description="A checkpoint after the first update that ends so long after the last one, if checkpoint_every "
+        "does not come first: with updates and checkpoints of some seconds a kill costs less than a minute. Where a "
+        "checkpoint takes longer, docs/scale.md says what is best.",
+    )
     seed: int = Field(0, ge=0, description="Everything random follows from it.")
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unifl.core.errors import SettingsError
 from unifl.diffusion.adapter import DiffusionAdapter, Spacing, StepTable
+from unifl.diffusion.randomness import Randomness, integers, normal
 
 
 class Start(NamedTuple):
@@ -51,29 +52,29 @@ class Trajectory:
         if self.gradient_steps < 1:
             raise SettingsError(f"{self.gradient_steps} gradient steps", expected="at least 1")
 
-    def draw_stops(self, count: int, generator: torch.Generator) -> Tensor:
+    def draw_stops(self, count: int, generator: Randomness) -> Tensor:
         """``count`` step indices, uniform over the allowed ones; int64 on the CPU."""
-        return torch.randint(self.first_stop, self.last_stop + 1, (count,), generator=generator)
+        return integers(self.first_stop, self.last_stop + 1, count, generator)
 
 
-def start_from_noise(adapter: DiffusionAdapter, count: int, steps: int, generator: torch.Generator) -> Start:
+def start_from_noise(adapter: DiffusionAdapter, count: int, steps: int, generator: Randomness) -> Start:
     """Pure noise, as in sampling: decoupled feedback starts here (§3.2)."""
-    noise = torch.randn((count, *adapter.latent_shape), generator=generator)
+    noise = normal((count, *adapter.latent_shape), generator)
     return Start(noise.to(adapter.device), steps - 1)
 
 
 def start_from_image(
-    adapter: DiffusionAdapter, images: Tensor, step: int, table: StepTable, generator: torch.Generator
+    adapter: DiffusionAdapter, images: Tensor, step: int, table: StepTable, generator: Randomness
 ) -> Start:
     """Latents of real ``images`` [N, 3, H, W] in [0, 1], noised to step index ``step`` (§3.1)."""
     return start_from_latents(adapter, adapter.encode_image(images, generator), step, table, generator)
 
 
 def start_from_latents(
-    adapter: DiffusionAdapter, latents: Tensor, step: int, table: StepTable, generator: torch.Generator
+    adapter: DiffusionAdapter, latents: Tensor, step: int, table: StepTable, generator: Randomness
 ) -> Start:
     """Clean ``latents`` [N, C, h, w] with the noise of step index ``step`` added."""
-    noise = torch.randn(latents.shape, generator=generator).to(adapter.device)
+    noise = normal(tuple(latents.shape), generator).to(adapter.device)
     timesteps = table.timesteps[step].expand(len(latents))
     return Start(adapter.add_noise(latents, noise, timesteps), step)
 

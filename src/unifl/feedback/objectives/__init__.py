@@ -9,10 +9,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from unifl.diffusion.adapter import DiffusionAdapter
+from unifl.diffusion.randomness import Randomness
 from unifl.feedback.batches import Batch
 
 Logs = dict[str, float]
@@ -27,7 +27,7 @@ class Objective(ABC):
     name: str
 
     @abstractmethod
-    def __call__(self, adapter: DiffusionAdapter, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Logs]:
+    def __call__(self, adapter: DiffusionAdapter, batch: Batch, generator: Randomness) -> tuple[Tensor, Logs]:
         """Scalar loss with a graph to the UNet's parameters, and further numbers worth logging under keys of their own.
 
         ``generator`` is the only source of randomness, so that a resumed run draws the same numbers.

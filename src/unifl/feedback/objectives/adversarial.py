@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from unifl.diffusion.adapter import DiffusionAdapter
+from unifl.diffusion.randomness import Randomness
 from unifl.feedback.batches import Batch
 from unifl.feedback.checkpoint import optimizer_tensors, restore_optimizer
 from unifl.feedback.losses import discriminator_loss, generator_loss
 from unifl.feedback.objectives import Logs, Objective
 from unifl.feedback.objectives.decoupled import SentenceFeatures
+from unifl.feedback.ranks import current_ranks
 from unifl.feedback.trajectory import Trajectory, denoise_with_gradient, start_from_latents
 from unifl.rewards.model import RewardModel
 
@@ -61,7 +63,7 @@ class AdversarialObjective(Objective):
         self._seen: list[_Seen] = []
         self._learn(False)
 
-    def __call__(self, adapter: DiffusionAdapter, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Logs]:
+    def __call__(self, adapter: DiffusionAdapter, batch: Batch, generator: Randomness) -> tuple[Tensor, Logs]:
         trajectory = self.trajectory
         table = adapter.step_table(trajectory.steps, trajectory.spacing)
         latents = adapter.encode_image(batch.real_images(), generator)
@@ -87,6 +89,7 @@ class AdversarialObjective(Objective):
         loss = discriminator_loss(real_scores, fake_scores)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        current_ranks().average_gradients(self._parameters.values())
         self._optimizer.step()
         self._learn(False)
         right = torch.cat([real_scores.detach() > 0, fake_scores.detach() < 0]).float().mean()

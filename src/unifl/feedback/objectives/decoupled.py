@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unifl.core.errors import SettingsError
 from unifl.diffusion.adapter import DiffusionAdapter
+from unifl.diffusion.randomness import Randomness
 from unifl.feedback.batches import Batch
 from unifl.feedback.losses import decoupled_hinge
 from unifl.feedback.objectives import Logs, Objective
@@ -64,7 +65,7 @@ class DecoupledObjective(Objective):
         self.trajectory = trajectory
         self.features = features
 
-    def __call__(self, adapter: DiffusionAdapter, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Logs]:
+    def __call__(self, adapter: DiffusionAdapter, batch: Batch, generator: Randomness) -> tuple[Tensor, Logs]:
         start = start_from_noise(adapter, len(batch), self.trajectory.steps, generator)
         stops = self.trajectory.draw_stops(len(batch), generator)
         condition = adapter.encode_text(batch.captions)

@@ -5,11 +5,11 @@ It is the baseline arXiv 2404.05595 compares PeFL's style response with (its tab
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from unifl.diffusion.adapter import DiffusionAdapter
 from unifl.diffusion.loss_weight import velocity_weight
+from unifl.diffusion.randomness import Randomness, integers, normal
 from unifl.feedback.batches import Batch
 from unifl.feedback.losses import diffusion_loss
 from unifl.feedback.objectives import Logs, Objective
@@ -26,11 +26,11 @@ class DiffusionObjective(Objective):
     def __init__(self, min_snr: float = 0.0) -> None:
         self.min_snr = min_snr
 
-    def __call__(self, adapter: DiffusionAdapter, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Logs]:
+    def __call__(self, adapter: DiffusionAdapter, batch: Batch, generator: Randomness) -> tuple[Tensor, Logs]:
         latents = adapter.encode_image(batch.real_images(), generator)
-        noise = torch.randn(latents.shape, generator=generator).to(adapter.device)
+        noise = normal(tuple(latents.shape), generator).to(adapter.device)
         count = len(adapter.alphas_cumprod)
-        timesteps = torch.randint(0, count, (len(batch),), generator=generator).to(adapter.device)
+        timesteps = integers(0, count, len(batch), generator).to(adapter.device)
         noisy = adapter.add_noise(latents, noise, timesteps)
         predicted = adapter.predict_noise(noisy, timesteps, adapter.encode_text(batch.captions))
         weight = None

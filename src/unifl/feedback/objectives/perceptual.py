@@ -17,6 +17,7 @@ from torch import Tensor
 from unifl.core.errors import DataContractError, SettingsError
 from unifl.data.contracts import ImageTable
 from unifl.diffusion.adapter import DiffusionAdapter
+from unifl.diffusion.randomness import Randomness
 from unifl.feedback.batches import Batch
 from unifl.feedback.losses import edge_loss, gram_style_loss
 from unifl.feedback.objectives import Logs, Objective
@@ -107,7 +108,7 @@ class PerceptualObjective(Objective):
         self.trajectory = trajectory
         self.noise_to = noise_to
 
-    def __call__(self, adapter: DiffusionAdapter, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Logs]:
+    def __call__(self, adapter: DiffusionAdapter, batch: Batch, generator: Randomness) -> tuple[Tensor, Logs]:
         table = adapter.step_table(self.trajectory.steps, self.trajectory.spacing)
         start = start_from_image(adapter, batch.real_images(), self.noise_to, table, generator)
         stops = self.trajectory.draw_stops(len(batch), generator)
