@@ -1,6 +1,5 @@
 """Every input of the three tuning steps, tiny but real: rewards on the packaged trunk, a segmenter, images, prompts."""
 
-import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,7 +8,6 @@ import torch
 
 from tests.tiny_base import CAPTIONS
 from tests.tiny_images import NAMES, write_tiny_images
-from unifl.core.digest import sha256_path
 from unifl.data.contracts import PROMPTS
 from unifl.data.vocabulary import AXES
 from unifl.perception import segmenter
@@ -27,14 +25,6 @@ def write_reward(folder: Path, axis: str) -> Path:
         validation_pairs=1, logit_scale=1.0, synthetic_preferences=True,
     )  # fmt: skip
     RewardModel(config, RewardHead(feature_width(trunk), 8, config.text_width), trunk).save(folder)
-    return folder
-
-
-def write_untuned(folder: Path, base: Path) -> Path:
-    """The base's UNet as a tuned model folder, for a step that starts from one."""
-    folder.mkdir()
-    (folder / "unet").symlink_to(base / "unet")
-    (folder / "base.json").write_text(json.dumps({"base_sha256": sha256_path(base), "stage": "test", "lora_rank": 0}))
     return folder
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from tests.tiny_base import build_tiny_base
-from tests.tiny_world import build_world, write_untuned
+from tests.tiny_world import build_world
 from unifl.core.digest import sha256_path
 from unifl.core.errors import INTERRUPTED_EXIT_CODE
 from unifl.core.step import execute, step_definition
+from unifl.feedback.parameters import save_untuned_model
 
 STEP = (
     "adversarial_feedback"  # it has the most state: weights, their average, moments, and a discriminator with its own
@@ -38,7 +39,8 @@ pytestmark = pytest.mark.integration
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     home = tmp_path_factory.mktemp("inputs")
     base = build_tiny_base(home / "base")
-    world = build_world(home, base) | {"model": write_untuned(home / "untuned", base)}
+    save_untuned_model(home / "untuned", base_folder=base, stage="test")
+    world = build_world(home, base) | {"model": home / "untuned"}
     return {name: world[name] for name in step_definition(STEP).inputs}
 
 
