@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import torch
 
 from tests.tiny_base import CAPTIONS
+from tests.tiny_examiners import write_tiny_examiners
 from tests.tiny_images import NAMES, write_tiny_images
 from unifl.data.contracts import PROMPTS
 from unifl.data.vocabulary import AXES
@@ -34,9 +35,12 @@ def build_world(home: Path, base: Path) -> dict[str, Path]:
     segmenter.save(segmenter.Segmenter(NAMES, width=8), home / "segmenter", {})
     rows = [{"prompt_id": str(n), "text": text, "source": "", "licence": ""} for n, text in enumerate(CAPTIONS)]
     pq.write_table(pa.Table.from_pylist(rows, schema=PROMPTS), home / "prompts.parquet")
+    judges, scorer = write_tiny_examiners(home)
     return {
         "base_model": base,
-        "images": write_tiny_images(home / "images"),
+        "images": write_tiny_images(home / "images", count=12, validation=2),
+        "judges": judges,
+        "scorer": scorer,
         "segmenter": home / "segmenter",
         "selected_prompts": home / "prompts.parquet",
         **{f"reward_{axis}": write_reward(home / axis, axis) for axis in AXES},

@@ -135,6 +135,7 @@ def _setting_rows(model: type[BaseModel], prefix: str) -> list[tuple[str, str, s
 
 def run_step_command(definition: StepDefinition, arguments: dict[str, Any]) -> None:
     """Gather the settings (preset, then JSON, then overrides), run the step and print its metrics."""
+    from unifl.cluster.parallel import parallel_function
     from unifl.core.settings import apply_overrides, load_preset, parsed_json
     from unifl.core.step import execute
 
@@ -152,6 +153,7 @@ def run_step_command(definition: StepDefinition, arguments: dict[str, Any]) -> N
         settings,
         metrics=arguments["metrics"],
         record=arguments["record"],
+        function=parallel_function(definition.name),
     )
     for name, value in metrics.items():
         click.echo(

@@ -138,6 +138,7 @@ def run_step(
     """
     step = definition.name
     try:
+        _require_one_process()
         checked = validated(definition.settings, settings, step=step)
         inputs = _checked_names("input", inputs, definition.inputs, definition.optional_inputs)
         outputs = _checked_names("output", outputs, definition.outputs, frozenset())
@@ -180,6 +181,16 @@ def _forget_old_checkpoints(current: Path) -> None:
         with contextlib.suppress(FileNotFoundError):  # another process of this step may sweep as well
             if folder != current and time.time() - folder.stat().st_mtime > CHECKPOINT_DAYS * 86400:
                 shutil.rmtree(folder)
+
+
+def _require_one_process() -> None:
+    """Processes of one step share its outputs; started by torchrun, each would write them as its own."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SettingsError(
+            "a step was started by torchrun",
+            expected="one process, which starts the others itself",
+            remedy="""start it without torchrun, with UNIFL_PARALLEL='{"processes_per_node": 2}' in the environment""",
+        )
 
 
 def _record_path(outputs: Paths, record: Path | None) -> Path:

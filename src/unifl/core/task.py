@@ -15,12 +15,15 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from unifl.core.digest import code_version as running_code_version
 from unifl.core.errors import INTERRUPTED_EXIT_CODE, SettingsError, UniflError
+
+if TYPE_CHECKING:
+    from unifl.core.step import StepFunction
 
 ERROR_FILE_VARIABLE = "UNIFL_ERROR_FILE"
 PARENT_VARIABLE = "UNIFL_PARENT"
@@ -39,23 +42,26 @@ class TaskArtifact(Protocol):
     metadata: dict[str, Any]
 
 
-def run_task(step: str, arguments: Mapping[str, Any]) -> None:
+def run_task(
+    step: str, arguments: Mapping[str, Any], function: Callable[[], StepFunction | None] | None = None
+) -> None:
     """Run `step` with a component's arguments; ends the process with the error's exit code when the step fails.
 
     Args:
         step: the step's name.
         arguments: the component function's local names: an artifact for each input and output that the step defines,
             `metrics` and `record` (artifacts), `settings` (JSON), `code_version` (what the run was submitted with).
+        function: gives what does the step's work in the place of the step's own function, or None for that.
 
     On success every output's metadata holds its `sha256`, and the metrics artifact holds the metrics, which is how
     Kubeflow shows them.
     """
-    _follow_parent()
+    follow_parent()
     # kfp's executor logs at INFO for every library in the process; a step's log is its own.
     logging.getLogger().setLevel(logging.WARNING)
     print(BEGIN_LINE, file=sys.stderr, flush=True)
     try:
-        _run(step, arguments)
+        _run(step, arguments, function)
         print(END_LINE, file=sys.stderr, flush=True)
     except UniflError as error:
         error.step = error.step or step
@@ -67,7 +73,7 @@ def run_task(step: str, arguments: Mapping[str, Any]) -> None:
         _end(step, f"{step}: {type(error).__name__}: {error}; the traceback is in the task's log", UniflError.exit_code)
 
 
-def _run(step: str, arguments: Mapping[str, Any]) -> None:
+def _run(step: str, arguments: Mapping[str, Any], function: Callable[[], StepFunction | None] | None) -> None:
     from unifl.core.step import execute, step_definition
 
     submitted = arguments["code_version"]
@@ -84,7 +90,13 @@ def _run(step: str, arguments: Mapping[str, Any]) -> None:
     for artifact in (*outputs.values(), Path(metrics.path), Path(record.path)):
         artifact.parent.mkdir(parents=True, exist_ok=True)
     returned = execute(
-        step, inputs, outputs, arguments["settings"], metrics=Path(metrics.path), record=Path(record.path)
+        step,
+        inputs,
+        outputs,
+        arguments["settings"],
+        metrics=Path(metrics.path),
+        record=Path(record.path),
+        function=function() if function else None,
     )
     metrics.metadata.update(returned)
     for subject in json.loads(Path(record.path).read_text(encoding="utf-8"))["subject"]:
@@ -99,8 +111,8 @@ def _end(step: str, line: str, exit_code: int) -> NoReturn:
     raise SystemExit(exit_code)
 
 
-def _follow_parent() -> None:
-    """End this task as Ctrl-C would when the local run that started it is gone (even by SIGKILL)."""
+def follow_parent() -> None:
+    """End this process as Ctrl-C would when the one that $UNIFL_PARENT names is gone (even by SIGKILL)."""
     parent = os.environ.get(PARENT_VARIABLE)
     if not parent:
         return

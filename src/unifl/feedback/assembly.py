@@ -164,7 +164,8 @@ def open_guard(settings: EngineSettings, inputs: Paths, images: ImageTable, cont
 
 def pass_on(base: Path, output: Path, *, stage: str) -> Metrics:
     """Write the base as a tuned model folder that nothing has tuned."""
-    save_untuned_model(output, base_folder=base, stage=stage)
+    if current_ranks().is_first:
+        save_untuned_model(output, base_folder=base, stage=stage)
     return {"updates": 0, "images": 0}
 
 

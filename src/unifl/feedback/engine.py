@@ -245,13 +245,15 @@ class FeedbackEngine:
         """A checkpoint of the last finished update, by the first process: the others hold the same weights."""
         if not self.ranks.is_first:
             return
-        tensors = {"parameters": self.parameters.state(), "optimizer": optimizer_tensors(self.optimizer)}
-        for term in self.terms:
-            state = term.objective.state()
-            if state:
-                tensors[f"objective-{term.objective.name}"] = state
-        save_checkpoint(self.checkpoints, Checkpoint(self._done, tensors), self._identity())
-        self._saved = self._done
+        # A second signal (torchrun sends one when another process has ended) may not break this off.
+        with held_back():
+            tensors = {"parameters": self.parameters.state(), "optimizer": optimizer_tensors(self.optimizer)}
+            for term in self.terms:
+                state = term.objective.state()
+                if state:
+                    tensors[f"objective-{term.objective.name}"] = state
+            save_checkpoint(self.checkpoints, Checkpoint(self._done, tensors), self._identity())
+            self._saved = self._done
 
     def _resume(self) -> int:
         checkpoint = load_checkpoint(self.checkpoints, self._identity())

@@ -70,6 +70,11 @@ class Ranks:
         if self._state is not None:
             self._state.wait_for_everyone()
 
+    def leave(self) -> None:
+        """Take leave of the other processes at the end of all work."""
+        if self._state is not None:
+            self._state.destroy_process_group()
+
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replace each gradient by its mean over all processes."""
         if self.part.count > 1:

@@ -76,7 +76,7 @@ def test_outputs_carry_their_digest_and_metrics_their_values(tmp_path: Path, err
 def test_a_task_ends_when_the_run_that_started_it_is_gone() -> None:
     gone = subprocess.Popen([sys.executable, "-c", "pass"])
     gone.wait()
-    program = "from unifl.core import task; import time; task._follow_parent(); time.sleep(30)"
+    program = "from unifl.core import task; import time; task.follow_parent(); time.sleep(30)"
     environment = {**os.environ, task.PARENT_VARIABLE: str(gone.pid)}
     orphan = subprocess.run([sys.executable, "-c", program], env=environment, timeout=20, check=False)
     assert orphan.returncode == -signal.SIGTERM

@@ -1,0 +1,256 @@
+"""A tuning step as a TrainJob: on the SDK's local processes, and on a Kubernetes API that runs what it is sent."""
+
+import json
+import os
+import signal
+import sys
+import sysconfig
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubeflow.common.types import KubernetesBackendConfig
+from kubeflow.trainer import LocalProcessBackendConfig, TrainerClient
+
+from tests.cluster.fake_kubernetes import NAMESPACE, TRAINER, FakeKubernetes
+from tests.tiny_base import build_tiny_base
+from tests.tiny_world import build_world
+from unifl.cluster.parallel import Parallel
+from unifl.cluster.train_job import train_job_function
+from unifl.core.errors import AccessError, ClusterError, DataContractError, SettingsError, UniflError
+from unifl.core.step import execute, step_definition
+from unifl.feedback.parameters import save_untuned_model
+
+STEP = "decoupled_feedback"
+SETTINGS: dict[str, Any] = {
+    "updates": 2, "batch_size": 2, "steps": 4, "aesthetic_last_stop": 1, "warmup_updates": 0, "mixed_precision": False,
+}  # fmt: skip
+TWO = Parallel(nodes=2, gpu=True, namespace=NAMESPACE, poll_seconds=0.2, queue="unifl")
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    home = tmp_path_factory.mktemp("inputs")
+    base = build_tiny_base(home / "base")
+    save_untuned_model(home / "untuned", base_folder=base, stage="test")
+    world = build_world(home, base) | {"model": home / "untuned"}
+    needed = step_definition(STEP)
+    return {name: world[name] for name in needed.inputs if name in world and name not in needed.optional_inputs}
+
+
+@pytest.fixture(scope="module")
+def one_process(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
+    home = tmp_path_factory.mktemp("one")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("UNIFL_CHECKPOINTS", str(home / "checkpoints"))
+        execute(STEP, inputs, {"tuned_model": home / "model"}, SETTINGS)
+    return log_of(home / "model")
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNIFL_CHECKPOINTS", str(tmp_path / "checkpoints"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[FakeKubernetes]:
+    (tmp_path / "cluster").mkdir()
+    fake = FakeKubernetes(tmp_path / "cluster")
+    yield fake
+    fake.close()
+
+
+def log_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
+
+
+def run(
+    inputs: dict[str, Path], output: Path, cluster: FakeKubernetes, parallel: Parallel = TWO, **settings: Any
+) -> dict[str, Any]:
+    backend = KubernetesBackendConfig(namespace=NAMESPACE, config_file=str(cluster.kubeconfig()))
+    function = train_job_function(parallel, backend)
+    return execute(STEP, inputs, {"tuned_model": output}, SETTINGS | settings, function=function)
+
+
+def assert_close(found: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-6)
+
+
+def torchrun_wheel(folder: Path) -> Path:
+    """A package that holds the command torchrun and a path file to the packages of this test's environment.
+
+    The local back end makes an environment of its own for each job, and takes torchrun from there; torch itself, a
+    gigabyte, is borrowed. The path file works only inside the new environment and only after pip has ended: pip must
+    never see the packages that it could remove.
+    """
+    file, info = folder / "torch-0-py3-none-any.whl", "torch-0.dist-info"
+    borrowed = f"{ROOT / 'src'}\n{sysconfig.get_paths()['purelib']}\n"
+    with zipfile.ZipFile(file, "w") as wheel:
+        wheel.writestr("borrowed.pth", borrowed)
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: torch\nVersion: 0\n")
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/entry_points.txt", "[console_scripts]\ntorchrun = torch.distributed.run:main\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    return file
+
+
+def local_environment() -> dict[str, str]:
+    """Variables of a local job: nothing that leads pip to another environment, or to an index."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PIP_", "VIRTUAL_ENV"))}
+    return {**kept, "PET_NPROC_PER_NODE": "2", "PIP_NO_INDEX": "1", "PYTHONNOUSERSITE": "1"}
+
+
+def test_two_local_processes_of_a_train_job_train_as_one_does(
+    inputs: dict[str, Path], one_process: list[dict[str, float]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    function = train_job_function(
+        Parallel(train_job=True, processes_per_node=2, gpu=False, poll_seconds=0.5),
+        LocalProcessBackendConfig(),
+        env=local_environment(),
+        packages_to_install=[f"torch @ file://{torchrun_wheel(tmp_path)}"],
+    )
+    metrics = execute(STEP, inputs, {"tuned_model": tmp_path / "model"}, SETTINGS, function=function)
+    assert metrics["updates"] == 2
+    assert_close(log_of(tmp_path / "model"), one_process)
+    shown = capfd.readouterr().out
+    assert "Complete" in shown
+    assert "Operating inside" in shown
+    assert not list((tmp_path / "checkpoints").glob("*/*"))
+
+
+def test_two_nodes_of_a_train_job_train_as_one_process_does(
+    inputs: dict[str, Path],
+    one_process: list[dict[str, float]],
+    tmp_path: Path,
+    cluster: FakeKubernetes,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    metrics = run(inputs, tmp_path / "model", cluster)
+    assert metrics["updates"] == 2
+    assert_close(log_of(tmp_path / "model"), one_process)
+    (posted,) = cluster.posted
+    assert posted["spec"]["runtimeRef"] == {"name": "unifl-torch", "kind": "ClusterTrainingRuntime"}
+    assert posted["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "unifl"}
+    assert posted["spec"]["activeDeadlineSeconds"] == 96 * 3600
+    assert posted["spec"]["trainer"]["numNodes"] == 2
+    limits = posted["spec"]["trainer"]["resourcesPerNode"]["limits"]
+    assert limits == {"cpu": "6", "memory": "24Gi", "nvidia.com/gpu": "1"}
+    assert cluster.jobs == {}
+    assert "TrainJob unifl-decoupled-feedback-" in capfd.readouterr().out
+
+
+def test_a_canceled_task_removes_its_train_job_and_the_next_one_goes_on(
+    inputs: dict[str, Path], tmp_path: Path, cluster: FakeKubernetes
+) -> None:
+    def cancel() -> None:
+        while not any(file.stat().st_size for file in tmp_path.glob("checkpoints/*/*/training.jsonl")):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=cancel, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        run(inputs, tmp_path / "model", cluster, updates=500)
+    assert cluster.jobs == {}
+    logged = sum(len(file.read_text().splitlines()) for file in tmp_path.glob("checkpoints/*/*/training.jsonl"))
+    assert [int(folder.name[7:]) for folder in tmp_path.glob("checkpoints/*/*/update-*")] == [logged]
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_error_in_a_node_is_the_error_of_the_step(
+    inputs: dict[str, Path], tmp_path: Path, cluster: FakeKubernetes
+) -> None:
+    broken = tmp_path / "prompts.parquet"
+    broken.write_bytes(b"no table")
+    with pytest.raises(DataContractError, match=r"^decoupled_feedback: .*selected_prompts"):
+        run(inputs | {"selected_prompts": broken}, tmp_path / "model", cluster)
+    assert cluster.jobs == {}
+
+
+def test_a_train_job_of_an_earlier_attempt_is_taken_over(
+    inputs: dict[str, Path], tmp_path: Path, cluster: FakeKubernetes
+) -> None:
+    run(inputs, tmp_path / "first", cluster)
+    left = json.loads(json.dumps(cluster.posted[0]))
+    # What a killed task leaves: its TrainJob, running. Here it is started by hand, and must be the only one.
+    client = TrainerClient(KubernetesBackendConfig(namespace=NAMESPACE, config_file=str(cluster.kubeconfig())))
+    script = left["spec"]["trainer"]["command"]
+    folder = next(Path(part.split("'job_file': '")[1].split("'")[0]) for part in script if "'job_file': '" in part)
+    left["spec"]["trainer"]["command"] = [
+        "bash",
+        "-c",
+        f"sleep 1; echo '{{\"updates\": 7}}' > {folder.parent}/metrics.json",
+    ]
+    output = folder.parent / "outputs" / "tuned_model"
+    left["spec"]["trainer"]["command"][2] += f"; mkdir -p {output}; touch {output}/unet"
+    client.backend.custom_api.create_namespaced_custom_object(
+        "trainer.kubeflow.org", "v1alpha1", NAMESPACE, "trainjobs", left
+    )
+    assert run(inputs, tmp_path / "second", cluster) == {"updates": 7}
+    assert len(cluster.posted) == 2
+    assert cluster.jobs == {}
+
+
+MISSING_CRD = (404, "404 page not found\n")
+FORBIDDEN = (403, json.dumps({"message": "trainjobs is forbidden: User unifl cannot create"}))
+
+
+@pytest.mark.parametrize(
+    ("refuse", "error", "message"),
+    [
+        ({f"{TRAINER}/namespaces": MISSING_CRD}, ClusterError, "CRD is missing.*remedy: install Kubeflow Trainer"),
+        ({f"{TRAINER}/clustertrainingruntimes": (404, "{}")}, ClusterError, "no training runtime unifl-torch.*remedy"),
+        ({f"POST {TRAINER}": FORBIDDEN}, AccessError, "403.*cannot create.*rights.yaml"),
+        ({"resourcequotas": (401, "{}")}, AccessError, "token .401."),
+    ],
+)
+def test_a_cluster_that_refuses_is_one_line_with_a_remedy(
+    inputs: dict[str, Path],
+    tmp_path: Path,
+    cluster: FakeKubernetes,
+    refuse: dict[str, tuple[int, str]],
+    error: type[UniflError],
+    message: str,
+) -> None:
+    cluster.refuse = refuse
+    with pytest.raises(error, match=message) as raised:
+        run(inputs, tmp_path / "model", cluster)
+    assert "\n" not in str(raised.value)
+    assert cluster.jobs == {}
+
+
+def test_a_quota_that_is_too_small_is_said_before_anything_is_sent(
+    inputs: dict[str, Path], tmp_path: Path, cluster: FakeKubernetes
+) -> None:
+    cluster.quotas = {"requests.nvidia.com/gpu": "1", "requests.memory": "6Ti", "pods": "200"}
+    with pytest.raises(SettingsError, match=r"quota unifl \(requests.nvidia.com/gpu 1\).*remedy: take fewer nodes"):
+        run(inputs, tmp_path / "model", cluster)
+    assert not [request for request in cluster.requests if request.startswith("POST")]
+
+
+def test_no_cluster_is_one_line_with_a_remedy(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nothing"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ClusterError, match=r"no Kubernetes cluster is configured.*remedy"):
+        execute(STEP, inputs, {"tuned_model": tmp_path / "model"}, SETTINGS, function=train_job_function(TWO))
+
+
+def test_a_cluster_that_does_not_answer_is_one_line_with_a_remedy(
+    inputs: dict[str, Path], tmp_path: Path, cluster: FakeKubernetes
+) -> None:
+    cluster.close()
+    with pytest.raises(ClusterError, match=r"no cluster answers.*remedy"):
+        run(inputs, tmp_path / "model", cluster)
