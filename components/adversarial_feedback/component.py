@@ -27,6 +27,6 @@ def adversarial_feedback(
 
     Adversarial feedback learning, arXiv 2404.05595 3.3; stage 2.
     """
-    from unifl.core.task import run_task
+    from unifl.cluster.parallel import run_parallel_task
 
-    run_task("adversarial_feedback", locals())
+    run_parallel_task("adversarial_feedback", locals())

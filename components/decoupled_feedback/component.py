@@ -28,6 +28,6 @@ def decoupled_feedback(
 
     Decoupled aesthetic feedback, arXiv 2404.05595 3.2; the second half of stage 1.
     """
-    from unifl.core.task import run_task
+    from unifl.cluster.parallel import run_parallel_task
 
-    run_task("decoupled_feedback", locals())
+    run_parallel_task("decoupled_feedback", locals())

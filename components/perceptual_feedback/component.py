@@ -22,6 +22,6 @@ def perceptual_feedback(
 
     Perceptual feedback learning (PeFL), arXiv 2404.05595 3.1; the first half of stage 1.
     """
-    from unifl.core.task import run_task
+    from unifl.cluster.parallel import run_parallel_task
 
-    run_task("perceptual_feedback", locals())
+    run_parallel_task("perceptual_feedback", locals())
