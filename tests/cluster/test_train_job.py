@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from kubeflow.common.types import KubernetesBackendConfig
-from kubeflow.trainer import LocalProcessBackendConfig, TrainerClient
+from kubeflow.trainer import LocalProcessBackendConfig
 
 from tests.cluster.fake_kubernetes import NAMESPACE, TRAINER, FakeKubernetes
 from tests.tiny_base import build_tiny_base
@@ -178,27 +178,28 @@ def test_an_error_in_a_node_is_the_error_of_the_step(
     assert cluster.jobs == {}
 
 
+@pytest.mark.parametrize("still", ["running", "complete"])
 def test_a_train_job_of_an_earlier_attempt_is_taken_over(
-    inputs: dict[str, Path], tmp_path: Path, cluster: FakeKubernetes
+    inputs: dict[str, Path], tmp_path: Path, cluster: FakeKubernetes, still: str
 ) -> None:
-    run(inputs, tmp_path / "first", cluster)
-    left = json.loads(json.dumps(cluster.posted[0]))
-    # What a killed task leaves: its TrainJob, running. Here it is started by hand, and must be the only one.
-    client = TrainerClient(KubernetesBackendConfig(namespace=NAMESPACE, config_file=str(cluster.kubeconfig())))
-    script = left["spec"]["trainer"]["command"]
-    folder = next(Path(part.split("'job_file': '")[1].split("'")[0]) for part in script if "'job_file': '" in part)
-    left["spec"]["trainer"]["command"] = [
-        "bash",
-        "-c",
-        f"sleep 1; echo '{{\"updates\": 7}}' > {folder.parent}/metrics.json",
-    ]
-    output = folder.parent / "outputs" / "tuned_model"
-    left["spec"]["trainer"]["command"][2] += f"; mkdir -p {output}; touch {output}/unet"
-    client.backend.custom_api.create_namespaced_custom_object(
-        "trainer.kubeflow.org", "v1alpha1", NAMESPACE, "trainjobs", left
-    )
-    assert run(inputs, tmp_path / "second", cluster) == {"updates": 7}
-    assert len(cluster.posted) == 2
+    # What a killed task leaves: its TrainJob. A refusal shows the name and the folder that the next task will look for.
+    cluster.refuse = {f"POST {TRAINER}": FORBIDDEN}
+    with pytest.raises(AccessError):
+        run(inputs, tmp_path / "model", cluster)
+    cluster.refuse = {}
+    (folder,) = tmp_path.glob("checkpoints/*/*/job")
+    name = f"unifl-decoupled-feedback-{folder.parent.name[:12]}"
+    made = folder / "outputs" / "tuned_model"
+    script = f"mkdir -p {made}; touch {made}/unet; echo '{{\"updates\": 7}}' > {folder}/metrics.json"
+    trainer = {"numNodes": 1, "command": ["bash", "-c", f"{'sleep 2; ' if still == 'running' else ''}{script}"]}
+    spec = {"runtimeRef": {"name": "unifl-torch"}, "trainer": trainer}
+    left = {"apiVersion": "trainer.kubeflow.org/v1alpha1", "kind": "TrainJob", "metadata": {"name": name}, "spec": spec}
+    assert cluster.handle("POST", f"{TRAINER}/namespaces/{NAMESPACE}/trainjobs", left)[0] == 201
+    if still == "complete":
+        cluster.nodes[name][0].process.wait()
+    assert run(inputs, tmp_path / "model", cluster) == {"updates": 7}
+    assert (tmp_path / "model" / "unet").exists()
+    assert len(cluster.posted) == 1
     assert cluster.jobs == {}
 
 

@@ -16,7 +16,13 @@ from tests.manifests.overlay import Resource, called, pod_templates
 
 KUBERNETES = "1.37"
 NAMESPACE = "unifl"
-CLUSTER_WIDE = {"Namespace", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
+CLUSTER_WIDE = {
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "Namespace",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+}
 
 
 @functools.cache

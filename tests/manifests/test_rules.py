@@ -10,6 +10,7 @@ import yaml
 from tests.manifests import rules
 from tests.manifests.overlay import MANIFESTS, OVERLAYS, Resource, built, containers, find, of_kind, pod_templates
 
+RUNTIME = "unifl-training-runtime"
 OBJECT_STORE_KEY = "mlpipeline-minio-artifact"
 ALLOWED_SECRETS = {"gke": frozenset(), "kind": frozenset({OBJECT_STORE_KEY})}
 
@@ -186,6 +187,17 @@ def _rename(resources: list[Resource], kind: str, name: str) -> None:
         ),
         ("rights_that_are_too_wide", lambda r: _role(r, resources=["configmaps"]), "every config map"),
         ("rights_that_are_too_wide", lambda r: _role(r, resources=["pods"], verbs=["create"]), "reaches pods"),
+        ("rights_that_are_too_wide", lambda r: _role(r, resources=["pods/exec"]), "reaches pods/exec"),
+        (
+            "rights_that_are_too_wide",
+            lambda r: find(r, "ClusterRole", RUNTIME)["rules"][0].pop("resourceNames"),
+            RUNTIME,
+        ),
+        (
+            "rights_that_are_too_wide",
+            lambda r: find(r, "ClusterRoleBinding", RUNTIME)["subjects"][0].update(name="unifl-publisher"),
+            RUNTIME,
+        ),
         (
             "shared_identities",
             lambda r: find(r, "ServiceAccount", "unifl-publisher")["metadata"].update(

@@ -61,16 +61,11 @@ def write_job(
     processes run where only that folder is mounted. Inputs that an earlier attempt has copied are not copied again.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob("error-*.json"):
-        leftover.unlink()
     given = {name: path.absolute() for name, path in inputs.items()}
     made = {name: path.absolute() for name, path in outputs.items()}
     if copy:
         given = {name: _copied(path, folder / "inputs" / name) for name, path in given.items()}
         made = {name: folder / "outputs" / name for name in made}
-        for path in made.values():
-            remove_path(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
     job = Job(
         step=context.step,
         inputs=given,
@@ -91,6 +86,13 @@ def _copied(source: Path, place: Path) -> Path:
             else:
                 shutil.copyfile(source, partial)
     return place
+
+
+def clear_results(folder: Path) -> None:
+    """Remove what earlier processes have left; call it before new ones start, not when old ones are taken over."""
+    for leftover in (*folder.glob("error-*.json"), folder / "metrics.json", folder / "outputs"):
+        remove_path(leftover)
+    (folder / "outputs").mkdir()
 
 
 def take_results(folder: Path, outputs: Paths) -> Metrics:

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import Field
 
-from unifl.cluster.job import job_folder, looked_after, raise_failure, take_results, write_job
+from unifl.cluster.job import clear_results, job_folder, looked_after, raise_failure, take_results, write_job
 from unifl.core.errors import SettingsError
 from unifl.core.settings import StepSettings, validated
 from unifl.core.step import Metrics, Paths, StepContext, StepFunction
@@ -88,6 +88,7 @@ def torchrun_function(parallel: Parallel) -> StepFunction:
     def run(inputs: Paths, outputs: Paths, settings: StepSettings, context: StepContext) -> Metrics:
         folder = job_folder(context)
         job_file = write_job(folder, inputs, outputs, settings, context, copy=False)
+        clear_results(folder)
         with looked_after(job_file):
             code = _torchrun(parallel.processes_per_node, job_file)
         if code != 0:

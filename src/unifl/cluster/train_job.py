@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from unifl.cluster.job import job_folder, looked_after, raise_failure, take_results, write_job
+from unifl.cluster.job import clear_results, job_folder, looked_after, raise_failure, take_results, write_job
 from unifl.cluster.parallel import Parallel
 from unifl.cluster.train_job_errors import is_absence, quota_too_small, sdk_errors
 from unifl.core.errors import SettingsError, UniflError
@@ -124,6 +124,7 @@ class TrainJob:
                 self._remove()
                 while self._left() is not None:
                     time.sleep(self.parallel.poll_seconds)
+            clear_results(self.folder)
             self._client.train(runtime=self._runtime(), trainer=self._custom_trainer(), options=self._options())
         print(f"TrainJob {self.name}: {self.parallel.nodes} x {self.parallel.processes_per_node} processes", flush=True)
 

@@ -108,7 +108,7 @@ def quota_too_small(name: str, hard: Mapping[str, str], parallel: Parallel) -> N
     ]
     if short:
         raise SettingsError(
-            f"{parallel.nodes} nodes with {parallel.processes_per_node} processes each never fit into the quota {name} "
+            f"{parallel.nodes} x {parallel.processes_per_node} processes never fit into the quota {name} "
             f"({', '.join(short)})",
             remedy="take fewer nodes or processes, or ask for a larger quota (manifests/base/limits.yaml)",
         )

@@ -16,7 +16,7 @@ process's exit code.
     ├── NotFoundError     11    the cluster knows no such run, step, schedule or artifact
     ├── RunStateError     12    the run's state does not allow it (it has ended, or has not)
     └── RunFailedError    13    the run that was waited for failed or was canceled
-    KeyboardInterrupt    130    Ctrl-C or SIGTERM; the next run goes on from the last checkpoint
+    KeyboardInterrupt    130    Ctrl-C or SIGTERM (preemption); the next run goes on from the last checkpoint
 """
 
 from __future__ import annotations
