@@ -9,6 +9,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +94,12 @@ def torchrun_wheel(folder: Path) -> Path:
     gigabyte, is borrowed. The path file works only inside the new environment and only after pip has ended: pip must
     never see the packages that it could remove.
     """
-    file, info = folder / "torch-0-py3-none-any.whl", "torch-0.dist-info"
+    release = version("torch")  # libraries ask for it
+    file, info = folder / f"torch-{release}-py3-none-any.whl", f"torch-{release}.dist-info"
     borrowed = f"{ROOT / 'src'}\n{sysconfig.get_paths()['purelib']}\n"
     with zipfile.ZipFile(file, "w") as wheel:
         wheel.writestr("borrowed.pth", borrowed)
-        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: torch\nVersion: 0\n")
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {release}\n")
         wheel.writestr(
             f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )

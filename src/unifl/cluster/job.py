@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,6 +142,10 @@ def run_process(job_file: Path) -> None:
     except UniflError as error:
         error.step = None  # the hook in the process that reads the line names it
         _leave(folder, rank, str(error), error.exit_code)
+    except Exception as error:
+        traceback.print_exc()
+        line = f"{type(error).__name__}: {error}; the traceback is in the log"
+        _leave(folder, rank, line, UniflError.exit_code)
     except KeyboardInterrupt:
         _leave(folder, rank, "interrupted; the next attempt goes on from the last checkpoint", INTERRUPTED_EXIT_CODE)
 
