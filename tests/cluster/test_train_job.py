@@ -18,13 +18,10 @@ from kubeflow.common.types import KubernetesBackendConfig
 from kubeflow.trainer import LocalProcessBackendConfig
 
 from tests.cluster.fake_kubernetes import NAMESPACE, TRAINER, FakeKubernetes
-from tests.tiny_base import build_tiny_base
-from tests.tiny_world import build_world
 from unifl.cluster.parallel import Parallel
 from unifl.cluster.train_job import train_job_function
 from unifl.core.errors import AccessError, ClusterError, DataContractError, SettingsError, UniflError
 from unifl.core.step import execute, step_definition
-from unifl.feedback.parameters import save_untuned_model
 
 STEP = "decoupled_feedback"
 SETTINGS: dict[str, Any] = {
@@ -37,12 +34,27 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    from tests.tiny_base import build_tiny_base
+    from tests.tiny_world import build_world
+    from unifl.feedback.parameters import save_untuned_model
+
     home = tmp_path_factory.mktemp("inputs")
     base = build_tiny_base(home / "base")
     save_untuned_model(home / "untuned", base_folder=base, stage="test")
     world = build_world(home, base) | {"model": home / "untuned"}
     needed = step_definition(STEP)
     return {name: world[name] for name in needed.inputs if name in world and name not in needed.optional_inputs}
+
+
+@pytest.fixture
+def any_files(tmp_path: Path) -> dict[str, Path]:
+    """Inputs for what never comes to training: the hook digests them, and nothing reads them."""
+    definition = step_definition(STEP)
+    files = {name: tmp_path / "inputs" / name for name in definition.inputs if name not in definition.optional_inputs}
+    (tmp_path / "inputs").mkdir()
+    for name, file in files.items():
+        file.write_text(name)
+    return files
 
 
 @pytest.fixture(scope="module")
@@ -182,12 +194,12 @@ def test_an_error_in_a_node_is_the_error_of_the_step(
 
 @pytest.mark.parametrize("still", ["running", "complete"])
 def test_a_train_job_of_an_earlier_attempt_is_taken_over(
-    inputs: dict[str, Path], tmp_path: Path, cluster: FakeKubernetes, still: str
+    any_files: dict[str, Path], tmp_path: Path, cluster: FakeKubernetes, still: str
 ) -> None:
     # What a killed task leaves: its TrainJob. A refusal shows the name and the folder that the next task will look for.
     cluster.refuse = {f"POST {TRAINER}": FORBIDDEN}
     with pytest.raises(AccessError):
-        run(inputs, tmp_path / "model", cluster)
+        run(any_files, tmp_path / "model", cluster)
     cluster.refuse = {}
     (folder,) = tmp_path.glob("checkpoints/*/*/job")
     name = f"unifl-decoupled-feedback-{folder.parent.name[:12]}"
@@ -199,7 +211,7 @@ def test_a_train_job_of_an_earlier_attempt_is_taken_over(
     assert cluster.handle("POST", f"{TRAINER}/namespaces/{NAMESPACE}/trainjobs", left)[0] == 201
     if still == "complete":
         cluster.nodes[name][0].process.wait()
-    assert run(inputs, tmp_path / "model", cluster) == {"updates": 7}
+    assert run(any_files, tmp_path / "model", cluster) == {"updates": 7}
     assert (tmp_path / "model" / "unet").exists()
     assert len(cluster.posted) == 1
     assert cluster.jobs == {}
@@ -219,7 +231,7 @@ FORBIDDEN = (403, json.dumps({"message": "trainjobs is forbidden: User unifl can
     ],
 )
 def test_a_cluster_that_refuses_is_one_line_with_a_remedy(
-    inputs: dict[str, Path],
+    any_files: dict[str, Path],
     tmp_path: Path,
     cluster: FakeKubernetes,
     refuse: dict[str, tuple[int, str]],
@@ -228,32 +240,32 @@ def test_a_cluster_that_refuses_is_one_line_with_a_remedy(
 ) -> None:
     cluster.refuse = refuse
     with pytest.raises(error, match=message) as raised:
-        run(inputs, tmp_path / "model", cluster)
+        run(any_files, tmp_path / "model", cluster)
     assert "\n" not in str(raised.value)
     assert cluster.jobs == {}
 
 
 def test_a_quota_that_is_too_small_is_said_before_anything_is_sent(
-    inputs: dict[str, Path], tmp_path: Path, cluster: FakeKubernetes
+    any_files: dict[str, Path], tmp_path: Path, cluster: FakeKubernetes
 ) -> None:
     cluster.quotas = {"requests.nvidia.com/gpu": "1", "requests.memory": "6Ti", "pods": "200"}
     with pytest.raises(SettingsError, match=r"quota unifl \(requests.nvidia.com/gpu 1\).*remedy: take fewer nodes"):
-        run(inputs, tmp_path / "model", cluster)
+        run(any_files, tmp_path / "model", cluster)
     assert not [request for request in cluster.requests if request.startswith("POST")]
 
 
 def test_no_cluster_is_one_line_with_a_remedy(
-    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    any_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nothing"))
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(ClusterError, match=r"no Kubernetes cluster is configured.*remedy"):
-        execute(STEP, inputs, {"tuned_model": tmp_path / "model"}, SETTINGS, function=train_job_function(TWO))
+        execute(STEP, any_files, {"tuned_model": tmp_path / "model"}, SETTINGS, function=train_job_function(TWO))
 
 
 def test_a_cluster_that_does_not_answer_is_one_line_with_a_remedy(
-    inputs: dict[str, Path], tmp_path: Path, cluster: FakeKubernetes
+    any_files: dict[str, Path], tmp_path: Path, cluster: FakeKubernetes
 ) -> None:
     cluster.close()
     with pytest.raises(ClusterError, match=r"no cluster answers.*remedy"):
-        run(inputs, tmp_path / "model", cluster)
+        run(any_files, tmp_path / "model", cluster)
