@@ -5,7 +5,7 @@ A store lies in a bucket (`gs://BUCKET/PATH`) or in a local folder:
     ROOT/sets/SHA256/PATH       the files of a folder under their own names; SHA256 is the folder's digest
     ROOT/manifests/SHA256.json  the list of that folder's files, written last: before it the set can't be read
     ROOT/names/NAME.json        a published name, which points at a set
-    ROOT/parts/SHA256/...       parts of a large file on its way; joined and removed
+    ROOT/parts/...              parts of large files on their way; joined and removed
 
 A set never changes, so two writers of one folder write the same and two writers of different folders never meet. A name
 moves only if nobody has moved it since it was read. `ROOT/sets/SHA256` is what an importer of Kubeflow Pipelines and

@@ -10,20 +10,29 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from urllib.parse import quote
 
-from unifl.core.errors import DataContractError, StorageError, UniflError
+from unifl.core.errors import StorageError, UniflError
 from unifl.core.files import storage_errors
 from unifl.core.progress import progress
 from unifl.data.store_place import PART_BYTES, Conflict, LocalFile, Small, StoredObject, Wanted, part_bytes
 
 READING = ("storage.objects.get", "storage.objects.list")
 WRITING = (*READING, "storage.objects.create", "storage.objects.delete")
+ANSWER_SECONDS = 60.0
+"""How long an answer may stay away, as in google-cloud-storage."""
+
+COPY_BYTES = 2**20
+STREAMED_BYTES = 2**20
+"""A file above this size is streamed (two requests, taken up after a break); below, one request carries all of it."""
+
 CHECK_SECONDS = 15.0
 """How long the first question to the bucket is tried: a wrong address should not cost minutes."""
 
@@ -46,7 +55,11 @@ class BucketPlace:
         self._workers = workers
         self._part = part
         with google_errors(self.address):
-            self._bucket = storage.Client().bucket(bucket)
+            client = storage.Client()
+        self._bucket = client.bucket(bucket)
+        self._credentials = client._credentials
+        self._media = f"{client.api_endpoint}/download/storage/v1/b/{bucket}/o"
+        self._threads = threading.local()
 
     def check_rights(self, *, write: bool) -> None:
         from google.cloud.storage.retry import DEFAULT_RETRY
@@ -72,14 +85,12 @@ class BucketPlace:
 
     def upload(self, files: Mapping[str, LocalFile]) -> None:
         cut = {key: file for key, file in files.items() if file.parts}
-        jobs: list[tuple[Any, Any]] = [
-            (str(file.path), self._blob(key, file)) for key, file in files.items() if not file.parts
-        ]
-        for file in {file.sha256: file for file in cut.values()}.values():
-            there = self.objects(f"parts/{file.sha256}/")
-            for index, key in enumerate(self._part_keys(file)):
-                if key not in there or there[key].crc32c != file.parts[index]:
-                    jobs.append(self._part_job(file, index, key))
+        jobs = [(_source(file), self._blob(key, file)) for key, file in files.items() if not file.parts]
+        for key, file in cut.items():
+            there = self.objects(f"parts/{key}/")
+            for index, part in enumerate(_part_keys(key, file)):
+                if part not in there or there[part].crc32c != file.parts[index]:
+                    jobs.append(self._part_job(file, index, part))
         with google_errors(self.address):
             self._send(jobs)
             for key, file in cut.items():
@@ -93,13 +104,14 @@ class BucketPlace:
         for batch in progress(batches, f"sending to {self.address}", "batches"):
             try:
                 # An object that is there already is not written again (if_generation_match=0), nor is that an error.
+                # No checksum here: every object is sent with its CRC32C, to which the bucket holds the bytes.
                 transfer_manager.upload_many(
                     batch,
                     skip_if_exists=True,
                     raise_exception=True,
                     worker_type=transfer_manager.THREAD,
                     max_workers=self._workers,
-                    upload_kwargs={"checksum": "crc32c"},
+                    upload_kwargs={"checksum": None},
                 )
             finally:
                 for source, _ in batch:
@@ -112,10 +124,6 @@ class BucketPlace:
         blob.crc32c = file.crc32c  # the bucket refuses other bytes
         return blob
 
-    def _part_keys(self, file: LocalFile) -> list[str]:
-        count = len(file.parts)
-        return [f"parts/{file.sha256}/{index:02d}-of-{count:02d}" for index in range(count)]
-
     def _part_job(self, file: LocalFile, index: int, key: str) -> tuple[Slice, Any]:
         size = part_bytes(file.size, self._part)
         blob = self._bucket.blob(self._prefix + key)
@@ -126,14 +134,14 @@ class BucketPlace:
         """Make one object of the parts and remove them."""
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
-        parts = [self._bucket.blob(self._prefix + name) for name in self._part_keys(file)]
+        parts = [self._bucket.blob(self._prefix + name) for name in _part_keys(key, file)]
         target = self._blob(key, file)
         try:
             target.compose(parts, if_generation_match=0)
         except PreconditionFailed:
             pass  # another writer has joined the same parts
         except NotFound:
-            # Another writer of the same file has joined its parts and removed them.
+            # Another writer of this object has joined its parts and removed them.
             if not target.exists():
                 raise
         self._bucket.delete_blobs(parts, on_error=lambda _: None)
@@ -172,20 +180,38 @@ class BucketPlace:
         return range(0, max(file.size, 1), self._part)
 
     def _fetch(self, file: Wanted, start: int, fetched: Journal) -> None:
-        blob = self._bucket.blob(self._prefix + file.key)
-        end = min(start + self._part, file.size) - 1
+        end = min(start + self._part, file.size)
         with storage_errors(file.target), open(file.target, "r+b") as stream:
-            if file.size:
-                stream.seek(start)
-                # SHA-256 of the whole file is checked afterwards.
-                blob.download_to_file(stream, start=start, end=end, checksum=None, raw_download=True)
-                if stream.tell() != end + 1:
-                    raise DataContractError(
-                        "the object is not as long as its set says",
-                        file=f"{self.address}/{file.key}",
-                        expected=f"{file.size} bytes",
-                    )
+            stream.seek(start)
+            # A broken connection is taken up where it broke; SHA-256 of the whole file is checked afterwards.
+            _retry()(self._copy_range)(file.key, stream, end)
         fetched.add(file.key, start)
+
+    def _copy_range(self, key: str, stream: BinaryIO, end: int) -> None:
+        """Write the object's bytes from where `stream` stands up to `end`.
+
+        The library's own download hands on 8 KiB at a time, which costs most of the time; this asks the same address.
+        """
+        from google.api_core.exceptions import from_http_response
+
+        if stream.tell() == end:
+            return
+        address = f"{self._media}/{quote(self._prefix + key, safe='')}?alt=media"
+        wanted = {"Range": f"bytes={stream.tell()}-{end - 1}", "Accept-Encoding": "identity"}
+        with self._session().get(address, headers=wanted, stream=True, timeout=ANSWER_SECONDS) as answer:
+            if answer.status_code != 206:
+                raise from_http_response(answer)
+            shutil.copyfileobj(answer.raw, stream, COPY_BYTES)
+        if stream.tell() != end:
+            raise ConnectionResetError(f"{key} ended at byte {stream.tell()} of {end}")
+
+    def _session(self) -> Any:
+        """One authorised session a thread: sessions are not made to be shared."""
+        from google.auth.transport.requests import AuthorizedSession
+
+        if not hasattr(self._threads, "session"):
+            self._threads.session = AuthorizedSession(self._credentials)
+        return self._threads.session
 
     def read(self, key: str) -> Small | None:
         from google.api_core.exceptions import NotFound
@@ -214,6 +240,23 @@ class BucketPlace:
                 )
             except PreconditionFailed as error:
                 raise Conflict(key) from error
+
+
+def _part_keys(key: str, file: LocalFile) -> list[str]:
+    """Parts belong to one object: who joins them may remove them."""
+    count = len(file.parts)
+    return [f"parts/{key}/{index:02d}-of-{count:02d}" for index in range(count)]
+
+
+def _source(file: LocalFile) -> Any:
+    """What the transfer manager sends: a file by its name in one request, or as a stream."""
+    return Slice(file.path, 0, file.size) if file.size > STREAMED_BYTES else str(file.path)
+
+
+def _retry() -> Any:
+    from google.cloud.storage.retry import DEFAULT_RETRY
+
+    return DEFAULT_RETRY
 
 
 class Slice(io.RawIOBase):
