@@ -6,6 +6,7 @@ over the wire, and can cut, hold, damage or refuse requests.
 
 import http.client
 import json
+import re
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,6 +36,8 @@ class Front:
         self.asked: list[Asked] = []
         self.granted: list[str] | None = None
         """The permissions that this user has; None for all."""
+        self.token: str | None = None
+        """The bearer token that every request must bring; None for none."""
         self.refusal: tuple[int, str] | None = None
         """Status and message of every answer; None to pass requests on."""
         self.before: Callable[[str, str, dict[str, str], bytes], None] = lambda *_: None
@@ -69,7 +72,10 @@ class Front:
         self.before(method, address.path, query, body)
         about = self._names.get(query.get("upload_id", ""), ("", self._object(address.path, query, body)))[1]
         name = unquote(about.partition("/o/")[2])
-        if self.refusal:
+        authorisation = {key.lower(): value for key, value in headers.items()}.get("authorization")
+        if self.token and authorisation != f"Bearer {self.token}":
+            status, content = 401, _error(401, "Invalid Credentials")
+        elif self.refusal:
             status, content = self.refusal[0], _error(*self.refusal)
         elif self.granted is not None and address.path.endswith("/iam/testPermissions"):
             asked = parse_qs(address.query)["permissions"]
@@ -112,7 +118,7 @@ class Front:
         bucket, _, name = path.partition("/b/")[2].partition("/o")
         name = unquote(name.removeprefix("/").removesuffix("/compose")) or query.get("name", "")
         if not name and query.get("uploadType") == "multipart":
-            name = json.loads(body.split(b"\r\n\r\n", 1)[1].split(b"\r\n--", 1)[0])["name"]
+            name = json.loads(re.findall(rb'"name": ?("[^"]+")', body[:10_000])[0])
         elif not name and query.get("uploadType") == "resumable" and body and "upload_id" not in query:
             name = json.loads(body)["name"]
         return f"{bucket}/o/{quote(name, safe='')}" if name else ""

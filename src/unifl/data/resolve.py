@@ -1,8 +1,8 @@
 """Data by DVC repository, revision and path: what a pipeline takes as given, fetched and checked against its digests.
 
 The `resolve_data` step copies the outputs; a submission resolves revision and digests beforehand with `resolve`,
-without copying. Works for a local checkout with an embedded remote (no network), for a remote git repository, and for a
-folder without .git.
+without copying. Works for a local checkout with an embedded remote (no network), for a remote git repository with its data
+in a bucket (as in a pod, which has neither checkout nor git), and for a folder without .git.
 """
 
 from __future__ import annotations
@@ -17,10 +17,14 @@ from typing import Any
 from unifl.core.digest import dvc_md5, sha256_path
 from unifl.core.errors import DataContractError, SettingsError
 from unifl.core.record import Artifact, git, without_secrets
+from unifl.data.store_bucket import google_refusal
 
 PULL = "check repository, revision and remote; `dvc pull` in that checkout shows what DVC misses"
 
 UNCOMMITTED = "-uncommitted"
+
+MD5_LENGTHS = (32, 36)
+"""Of DVC's digest of a file, and of a folder (it ends in `.dir`)."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,11 @@ def fetch(
     materials = []
     with _file_system(repository, revision, remote) as fs:
         resolved = _resolved(fs, repository, revision, paths)
+        for name, path in paths.items():
+            # What the pointers say already needs no fetching.
+            wanted = expected.get(name, "")
+            if len(wanted) in MD5_LENGTHS and wanted != resolved.md5[name]:
+                raise _another_digest(name, path, wanted, f"DVC MD5 {resolved.md5[name]}")
         for name, path in paths.items():
             target = outputs[name]
             with _dvc_errors(path, repository, revision):
@@ -135,13 +144,17 @@ def _checked(name: str, path: str, target: Path, md5: str | None, expected: str 
         )
     sha256 = sha256_path(target)
     if expected and expected not in {sha256, md5}:
-        raise DataContractError(
-            f"{name} has another digest",
-            file=path,
-            expected=f"{expected}, found SHA-256 {sha256} (DVC MD5 {md5})",
-            remedy="check the revision, or update the expected digest on purpose",
-        )
+        raise _another_digest(name, path, expected, f"SHA-256 {sha256} (DVC MD5 {md5})")
     return sha256
+
+
+def _another_digest(name: str, path: str, expected: str, found: str) -> DataContractError:
+    return DataContractError(
+        f"{name} has another digest",
+        file=path,
+        expected=f"{expected}, found {found}",
+        remedy="check the revision, or update the expected digest on purpose",
+    )
 
 
 @contextmanager
@@ -185,14 +198,21 @@ def _dvc_errors(path: str, repository: str, revision: str | None) -> Iterator[No
     where = f"{without_secrets(repository)}@{revision or 'working folder'}"
     try:
         yield
-    except FileNotFoundError as error:
-        raise DataContractError(
-            f"the path is not in {where}, or its data not in the remote", file=path, remedy=PULL
-        ) from (error)
-    except (DvcException, DataIndexDirError, ObjectFormatError) as error:
-        raise DataContractError(
-            f"the data can't be fetched from {where}: {_one_line(error)}", file=path, remedy=PULL
-        ) from error
+    except (DataContractError, SettingsError):
+        raise
+    except Exception as error:
+        # A bucket's refusal reaches us as what DVC or gcsfs made of it.
+        if refusal := google_refusal(error, where):
+            raise refusal from error
+        if isinstance(error, FileNotFoundError):
+            raise DataContractError(
+                f"the path is not in {where}, or its data not in the remote", file=path, remedy=PULL
+            ) from error
+        if isinstance(error, DvcException | DataIndexDirError | ObjectFormatError):
+            raise DataContractError(
+                f"the data can't be fetched from {where}: {_one_line(error)}", file=path, remedy=PULL
+            ) from error
+        raise
 
 
 def _one_line(error: BaseException) -> str:

@@ -342,13 +342,24 @@ def google_errors(address: str) -> Iterator[None]:
     except (UniflError, Conflict):
         raise
     except Exception as error:
-        if (told := _told(error)) is None:
+        if (refusal := google_refusal(error, address)) is None:
             raise
-        message, remedy = told
-        raise StorageError(message, file=address, remedy=remedy) from error
+        raise refusal from error
 
 
-def _told(error: Exception) -> tuple[str, str] | None:
+def google_refusal(error: BaseException, address: str) -> StorageError | None:
+    """The StorageError for an error of Google's libraries or of gcsfs, or for one that came from such; else None."""
+    seen: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in seen:
+        if told := _told(link):
+            return StorageError(told[0], file=address, remedy=told[1])
+        seen.append(link)
+        link = link.__cause__ or link.__context__
+    return None
+
+
+def _told(error: BaseException) -> tuple[str, str] | None:
     import requests
     from google.api_core import exceptions as api
     from google.auth import exceptions as auth
@@ -366,6 +377,8 @@ def _told(error: Exception) -> tuple[str, str] | None:
             )
         case api.Forbidden():
             return f"no right to do this: {detail}", _rights_remedy(True)
+        case OSError() if text.startswith("Forbidden: "):  # gcsfs
+            return f"no right to do this: {text}", _rights_remedy(False)
         case api.Unauthorized() | auth.RefreshError() | auth.DefaultCredentialsError() | auth.TransportError():
             return f"Google Cloud does not accept the credentials, or there are none: {detail}", LOGIN
         case api.BadRequest() if "crc32c" in detail.lower():

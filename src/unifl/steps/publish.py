@@ -50,8 +50,8 @@ def run(inputs: Paths, outputs: Paths, settings: PublishSettings, context: StepC
     """Write the release, and send it to the store when the settings name one.
 
     Raises ModelLoadError when model and base don't belong together, LineageError when a record or the gate is missing,
-    DataContractError for an unusable evaluation, StorageError when the store refuses or another writer has moved the name
-    meanwhile.
+    DataContractError for an unusable evaluation, StorageError when the store refuses or another writer has moved the
+    name meanwhile.
     """
     from unifl.core.digest import sha256_path
     from unifl.lineage.release import check_base, model_card, traced_records, write_release
