@@ -23,6 +23,7 @@ from unifl.steps.resolve_data import OUTPUTS, ResolveDataSettings
 
 BUCKET = "bucket-of-data"
 PATHS = ResolveDataSettings().paths
+pytestmark = pytest.mark.timeout(900)  # every pod imports DVC anew
 CONFIG = """\
 [core]
     remote = gcs
@@ -69,8 +70,8 @@ def write_data(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def everything(emulator: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Front, Origin]]:
-    """A repository on the branch `main`, with a base model that the store sent to the bucket as a set, and all else there
-    by `dvc push`; on the branch `identity` without anonymous login."""
+    """A repository on the branch `main`, with a base model that the store sent to the bucket as a set, and all else
+    there by `dvc push`; on the branch `identity` without anonymous login."""
     from dvc.repo import Repo
 
     root, front = tmp_path_factory.mktemp("origin"), Front(emulator)
@@ -135,7 +136,7 @@ def in_a_pod(tmp_path: Path, settings: dict[str, Any], **environment: str) -> su
         capture_output=True,
         text=True,
         check=False,
-        timeout=250,
+        timeout=800,
     )
 
 

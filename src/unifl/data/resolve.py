@@ -1,8 +1,8 @@
 """Data by DVC repository, revision and path: what a pipeline takes as given, fetched and checked against its digests.
 
 The `resolve_data` step copies the outputs; a submission resolves revision and digests beforehand with `resolve`,
-without copying. Works for a local checkout with an embedded remote (no network), for a remote git repository with its data
-in a bucket (as in a pod, which has neither checkout nor git), and for a folder without .git.
+without copying. Works for a local checkout with an embedded remote (no network), for a remote git repository with its
+data in a bucket (as in a pod, which has neither checkout nor git), and for a folder without .git.
 """
 
 from __future__ import annotations
