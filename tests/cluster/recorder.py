@@ -1,6 +1,7 @@
 """A server that stands for Google Cloud's and Kubernetes' interfaces: it says "done" to everything and keeps the list.
 
-It shows that a command line is complete and what it would ask for; it knows nothing of what the real services would say.
+It shows that a command line is complete and what it would ask for; it knows nothing of what the real services would
+say.
 """
 
 import json
@@ -36,7 +37,12 @@ class Recorder:
                     content = json.dumps(recorder.requests).encode()
                 else:
                     recorder.requests.append(f"{self.command} {self.path}")
-                    content = json.dumps({**DONE, "selfLink": f"{recorder.host}{self.path}"}).encode()
+                    answer = {**DONE, "selfLink": f"{recorder.host}{self.path}"}
+                    if "/repositories" in self.path:  # its operations have long names
+                        answer["name"] = (
+                            self.path.partition("/v1/")[2].partition("/repositories")[0] + "/operations/done"
+                        )
+                    content = json.dumps(answer).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(content)))

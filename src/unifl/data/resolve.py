@@ -8,9 +8,10 @@ data in a bucket (as in a pod, which has neither checkout nor git), and for a fo
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,15 @@ class Resolved:
     """Where data lies: repository, commit (None outside git), and for every name its path and DVC's MD5.
 
     The commit ends in `-uncommitted` when the pointers were taken from a working folder that has changed them since.
-    An MD5 that ends in `.dir` names a folder; None marks a path that git holds and DVC does not.
+    An MD5 that ends in `.dir` names a folder; None marks a path that git holds and DVC does not, and one that DVC imports
+    from a bucket. `sha256` has the digest of each path that is imported from a set of a store (unifl.data.store).
     """
 
     repository: str
     commit: str | None
     paths: Mapping[str, str]
     md5: Mapping[str, str | None]
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
 
 def resolve(repository: str, revision: str | None, paths: Mapping[str, str], remote: str | None = None) -> Resolved:
@@ -87,6 +90,8 @@ def fetch(
             with _dvc_errors(path, repository, revision):
                 fs.get(path, os.fspath(target), recursive=True)
             sha256 = _checked(name, path, target, resolved.md5[name], expected.get(name))
+            if sha256 != resolved.sha256.get(name, sha256):
+                raise _another_digest(name, path, f"the set {resolved.sha256[name]}", f"SHA-256 {sha256}")
             annotations: dict[str, Any] = {}
             if resolved.md5[name]:
                 annotations["dvc"] = {"md5": resolved.md5[name], "path": path}
@@ -97,14 +102,31 @@ def fetch(
 
 def _resolved(fs: Any, repository: str, revision: str | None, paths: Mapping[str, str]) -> Resolved:
     md5: dict[str, str | None] = {}
+    sha256: dict[str, str] = {}
     for name, path in paths.items():
         with _dvc_errors(path, repository, revision):
             info = fs.info(path)
-        md5[name] = (info.get("dvc_info") or {}).get("md5")
+            source = _imported_from(fs, path)
+        # What DVC calls the MD5 of an import in place goes by the bucket's etags, not by the files.
+        md5[name] = None if source else (info.get("dvc_info") or {}).get("md5")
+        if source and (found := re.fullmatch(r".*/sets/([0-9a-f]{64})/?", source)):
+            sha256[name] = found[1]
     commit = _commit(fs)
     if commit is not None and not revision and _pointers_changed(Path(repository), paths):
         commit += UNCOMMITTED
-    return Resolved(without_secrets(repository), commit, dict(paths), md5)
+    return Resolved(without_secrets(repository), commit, dict(paths), md5, sha256)
+
+
+def _imported_from(fs: Any, path: str) -> str | None:
+    """The address that DVC imports `path` from without a copy (`dvc import-url --no-download`), or None."""
+    from dvc.exceptions import OutputNotFoundError
+
+    repo = fs.repo
+    try:
+        (output, *_) = repo.find_outs_by_path(repo.fs.join(repo.root_dir, *Path(path).parts))
+    except OutputNotFoundError:
+        return None
+    return str(output.stage.deps[0].def_path) if output.stage.is_partial_import else None
 
 
 def _pointers_changed(checkout: Path, paths: Mapping[str, str]) -> bool:

@@ -377,8 +377,11 @@ def _told(error: BaseException) -> tuple[str, str] | None:
             )
         case api.Forbidden():
             return f"no right to do this: {detail}", _rights_remedy(True)
-        case OSError() if text.startswith("Forbidden: "):  # gcsfs
+        # gcsfs
+        case OSError() if text.startswith("Forbidden: "):
             return f"no right to do this: {text}", _rights_remedy(False)
+        case Exception() if getattr(error, "code", None) == 401:
+            return f"Google Cloud does not accept the credentials, or there are none: {text}", LOGIN
         case api.Unauthorized() | auth.RefreshError() | auth.DefaultCredentialsError() | auth.TransportError():
             return f"Google Cloud does not accept the credentials, or there are none: {detail}", LOGIN
         case api.BadRequest() if "crc32c" in detail.lower():
