@@ -42,8 +42,12 @@ class Recorder:
                         answer["name"] = (
                             self.path.partition("/v1/")[2].partition("/repositories")[0] + "/operations/done"
                         )
-                    content = json.dumps(answer).encode()
-                self.send_response(200)
+                    if "/aggregated/" in self.path:
+                        answer["items"] = {}
+                    content = json.dumps({**answer, "targetLink": answer["selfLink"]}).encode()
+                # No object is there yet.
+                missing = self.command == "GET" and "/storage/v1/" in self.path and "/o/" in self.path
+                self.send_response(404 if missing else 200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()

@@ -33,8 +33,9 @@ class Resolved:
     """Where data lies: repository, commit (None outside git), and for every name its path and DVC's MD5.
 
     The commit ends in `-uncommitted` when the pointers were taken from a working folder that has changed them since.
-    An MD5 that ends in `.dir` names a folder; None marks a path that git holds and DVC does not, and one that DVC imports
-    from a bucket. `sha256` has the digest of each path that is imported from a set of a store (unifl.data.store).
+    An MD5 that ends in `.dir` names a folder; None marks a path that git holds and DVC does not, and one that DVC
+    imports from a bucket. `sha256` has the digest of each path that is imported from a set of a store
+    (unifl.data.store).
     """
 
     repository: str
