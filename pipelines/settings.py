@@ -139,14 +139,14 @@ def _resolved_data(given: ResolveDataSettings) -> ResolveDataSettings:
 
     revision = given.revision or _last_data_commit(Path(given.repository), given.paths.values())
     found = resolve(given.repository, revision, given.paths, given.remote)
-    unpinned = [found.paths[name] for name, md5 in found.md5.items() if md5 is None]
+    unpinned = [found.paths[name] for name, md5 in found.md5.items() if md5 is None and name not in found.sha256]
     if revision is None and unpinned:
         raise SettingsError(
             f"the digest of {', '.join(unpinned)} is not known before the run",
             step="resolve_data",
             remedy="track the data with DVC (`dvc add`, or a stage) or commit it and name the revision",
         )
-    known = {name: md5 for name, md5 in found.md5.items() if md5 is not None}
+    known = {name: md5 for name, md5 in found.md5.items() if md5 is not None} | dict(found.sha256)
     return given.model_copy(
         update={"revision": found.commit if revision else None, "expected": {**known, **given.expected}}
     )

@@ -216,6 +216,63 @@ def verify(model: Path, records: tuple[Path, ...], debug: bool) -> None:
     print_checks(verify_model(model, records))
 
 
+@unifl.group("store")
+def store() -> None:
+    """Send, fetch and check large folders in a content-addressed store: gs://BUCKET/PATH or a local folder.
+
+    \b
+    unifl store push runs/latest/model gs://BUCKET/store            prints gs://BUCKET/store/sets/SHA256
+    unifl store pull gs://BUCKET/store/names/latest model           the set published as "latest"
+    """
+
+
+_workers_option = click.option(
+    "--workers", type=click.IntRange(1, 64), default=8, show_default=True, help="Transfers at once."
+)
+
+
+@store.command("push")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("root")
+@click.option("--name", help="Publish it under this name, unless somebody else moves the name meanwhile.")
+@_workers_option
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def push(folder: Path, root: str, name: str | None, workers: int, debug: bool) -> None:
+    """Send FOLDER to the store at ROOT and print the address of its set.
+
+    What is there already is not sent again, so the same command goes on after an interruption.
+    """
+    from unifl.data import store
+
+    click.echo(store.push(folder, root, name=name, workers=workers).address)
+
+
+@store.command("pull")
+@click.argument("address")
+@click.argument("target", type=click.Path(path_type=Path))
+@_workers_option
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def pull(address: str, target: Path, workers: int, debug: bool) -> None:
+    """Fetch the set at ADDRESS (ROOT/sets/SHA256 or ROOT/names/NAME) into the new folder TARGET.
+
+    Every file is checked against its SHA-256 before TARGET appears. The same command goes on after an interruption.
+    """
+    from unifl.data import store
+
+    click.echo(f"{store.pull(address, target, workers=workers).sha256}  {target}")
+
+
+@store.command("verify")
+@click.argument("address")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def verify_set(address: str, debug: bool) -> None:
+    """Hold the objects of a set against its manifest, without fetching them (exit code 3 when one differs)."""
+    from unifl.data import store
+
+    checked = store.verify(address)
+    click.echo(f"{checked.address}: {len(checked.files)} files, {checked.size} bytes, all as recorded")
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and leave the process with the documented exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments

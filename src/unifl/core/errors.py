@@ -10,7 +10,7 @@ process's exit code.
     ├── DivergenceError    5    a loss or a metric is not a finite number
     ├── GateFailed         6    the quality gate says no
     ├── LineageError       7    a digest or a link between records does not hold
-    ├── StorageError       8    the disk is full, or the storage refuses to write
+    ├── StorageError       8    the disk is full, or the storage refuses: bucket, rights, credentials, another writer
     ├── ClusterError       9    no cluster answers, or it answers with an error of its own
     ├── AccessError       10    the cluster does not let this user in: token, rights or namespace
     ├── NotFoundError     11    the cluster knows no such run, step, schedule or artifact
@@ -119,7 +119,7 @@ class LineageError(UniflError):
 
 
 class StorageError(UniflError):
-    """The disk is full, or the storage refuses to write."""
+    """The disk is full, or the storage refuses: bucket, rights, credentials, another writer."""
 
     exit_code = 8
 

@@ -1,26 +1,31 @@
 """Data by DVC repository, revision and path: what a pipeline takes as given, fetched and checked against its digests.
 
 The `resolve_data` step copies the outputs; a submission resolves revision and digests beforehand with `resolve`,
-without copying. Works for a local checkout with an embedded remote (no network), for a remote git repository, and for a
-folder without .git.
+without copying. Works for a local checkout with an embedded remote (no network), for a remote git repository with its
+data in a bucket (as in a pod, which has neither checkout nor git), and for a folder without .git.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from unifl.core.digest import dvc_md5, sha256_path
 from unifl.core.errors import DataContractError, SettingsError
 from unifl.core.record import Artifact, git, without_secrets
+from unifl.data.store_bucket import google_refusal
 
 PULL = "check repository, revision and remote; `dvc pull` in that checkout shows what DVC misses"
 
 UNCOMMITTED = "-uncommitted"
+
+MD5_LENGTHS = (32, 36)
+"""Of DVC's digest of a file, and of a folder (it ends in `.dir`)."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +33,16 @@ class Resolved:
     """Where data lies: repository, commit (None outside git), and for every name its path and DVC's MD5.
 
     The commit ends in `-uncommitted` when the pointers were taken from a working folder that has changed them since.
-    An MD5 that ends in `.dir` names a folder; None marks a path that git holds and DVC does not.
+    An MD5 that ends in `.dir` names a folder; None marks a path that git holds and DVC does not, and one that DVC
+    imports from a bucket. `sha256` has the digest of each path that is imported from a set of a store
+    (unifl.data.store).
     """
 
     repository: str
     commit: str | None
     paths: Mapping[str, str]
     md5: Mapping[str, str | None]
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
 
 def resolve(repository: str, revision: str | None, paths: Mapping[str, str], remote: str | None = None) -> Resolved:
@@ -74,10 +82,17 @@ def fetch(
     with _file_system(repository, revision, remote) as fs:
         resolved = _resolved(fs, repository, revision, paths)
         for name, path in paths.items():
+            # What the pointers say already needs no fetching.
+            wanted = expected.get(name, "")
+            if len(wanted) in MD5_LENGTHS and wanted != resolved.md5[name]:
+                raise _another_digest(name, path, wanted, f"DVC MD5 {resolved.md5[name]}")
+        for name, path in paths.items():
             target = outputs[name]
             with _dvc_errors(path, repository, revision):
                 fs.get(path, os.fspath(target), recursive=True)
             sha256 = _checked(name, path, target, resolved.md5[name], expected.get(name))
+            if sha256 != resolved.sha256.get(name, sha256):
+                raise _another_digest(name, path, f"the set {resolved.sha256[name]}", f"SHA-256 {sha256}")
             annotations: dict[str, Any] = {}
             if resolved.md5[name]:
                 annotations["dvc"] = {"md5": resolved.md5[name], "path": path}
@@ -88,14 +103,31 @@ def fetch(
 
 def _resolved(fs: Any, repository: str, revision: str | None, paths: Mapping[str, str]) -> Resolved:
     md5: dict[str, str | None] = {}
+    sha256: dict[str, str] = {}
     for name, path in paths.items():
         with _dvc_errors(path, repository, revision):
             info = fs.info(path)
-        md5[name] = (info.get("dvc_info") or {}).get("md5")
+            source = _imported_from(fs, path)
+        # What DVC calls the MD5 of an import in place goes by the bucket's etags, not by the files.
+        md5[name] = None if source else (info.get("dvc_info") or {}).get("md5")
+        if source and (found := re.fullmatch(r".*/sets/([0-9a-f]{64})/?", source)):
+            sha256[name] = found[1]
     commit = _commit(fs)
     if commit is not None and not revision and _pointers_changed(Path(repository), paths):
         commit += UNCOMMITTED
-    return Resolved(without_secrets(repository), commit, dict(paths), md5)
+    return Resolved(without_secrets(repository), commit, dict(paths), md5, sha256)
+
+
+def _imported_from(fs: Any, path: str) -> str | None:
+    """The address that DVC imports `path` from without a copy (`dvc import-url --no-download`), or None."""
+    from dvc.exceptions import OutputNotFoundError
+
+    repo = fs.repo
+    try:
+        (output, *_) = repo.find_outs_by_path(repo.fs.join(repo.root_dir, *Path(path).parts))
+    except OutputNotFoundError:
+        return None
+    return str(output.stage.deps[0].def_path) if output.stage.is_partial_import else None
 
 
 def _pointers_changed(checkout: Path, paths: Mapping[str, str]) -> bool:
@@ -135,13 +167,17 @@ def _checked(name: str, path: str, target: Path, md5: str | None, expected: str 
         )
     sha256 = sha256_path(target)
     if expected and expected not in {sha256, md5}:
-        raise DataContractError(
-            f"{name} has another digest",
-            file=path,
-            expected=f"{expected}, found SHA-256 {sha256} (DVC MD5 {md5})",
-            remedy="check the revision, or update the expected digest on purpose",
-        )
+        raise _another_digest(name, path, expected, f"SHA-256 {sha256} (DVC MD5 {md5})")
     return sha256
+
+
+def _another_digest(name: str, path: str, expected: str, found: str) -> DataContractError:
+    return DataContractError(
+        f"{name} has another digest",
+        file=path,
+        expected=f"{expected}, found {found}",
+        remedy="check the revision, or update the expected digest on purpose",
+    )
 
 
 @contextmanager
@@ -185,14 +221,21 @@ def _dvc_errors(path: str, repository: str, revision: str | None) -> Iterator[No
     where = f"{without_secrets(repository)}@{revision or 'working folder'}"
     try:
         yield
-    except FileNotFoundError as error:
-        raise DataContractError(
-            f"the path is not in {where}, or its data not in the remote", file=path, remedy=PULL
-        ) from (error)
-    except (DvcException, DataIndexDirError, ObjectFormatError) as error:
-        raise DataContractError(
-            f"the data can't be fetched from {where}: {_one_line(error)}", file=path, remedy=PULL
-        ) from error
+    except (DataContractError, SettingsError):
+        raise
+    except Exception as error:
+        # A bucket's refusal reaches us as what DVC or gcsfs made of it.
+        if refusal := google_refusal(error, where):
+            raise refusal from error
+        if isinstance(error, FileNotFoundError):
+            raise DataContractError(
+                f"the path is not in {where}, or its data not in the remote", file=path, remedy=PULL
+            ) from error
+        if isinstance(error, DvcException | DataIndexDirError | ObjectFormatError):
+            raise DataContractError(
+                f"the data can't be fetched from {where}: {_one_line(error)}", file=path, remedy=PULL
+            ) from error
+        raise
 
 
 def _one_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from unifl.core.settings import StepSettings
 from unifl.core.step import Metrics, Paths, StepContext, StepDefinition
+from unifl.data.store import NAME_PATTERN
 
 
 class PublishSettings(StepSettings):
@@ -20,6 +21,13 @@ class PublishSettings(StepSettings):
         default="other",
         pattern=r"[a-z0-9][a-z0-9.\-]*",
         description="Licence identifier of the Hugging Face hub; the strictest of base model and data.",
+    )
+    destination: str = Field(
+        default="",
+        description="Store that also gets the release: gs://BUCKET/PATH or a folder (docs/data_on_the_cluster.md).",
+    )
+    published_as: str = Field(
+        default="latest", pattern=NAME_PATTERN, description="Name in that store that points at the newest release."
     )
     require_gate: bool = Field(default=True, description="Refuse a model without the record of a passed quality gate.")
 
@@ -39,10 +47,11 @@ STEP = StepDefinition(
 
 
 def run(inputs: Paths, outputs: Paths, settings: PublishSettings, context: StepContext) -> Metrics:
-    """Write the release.
+    """Write the release, and send it to the store when the settings name one.
 
     Raises ModelLoadError when model and base don't belong together, LineageError when a record or the gate is missing,
-    DataContractError for an unusable evaluation.
+    DataContractError for an unusable evaluation, StorageError when the store refuses or another writer has moved the
+    name meanwhile.
     """
     from unifl.core.digest import sha256_path
     from unifl.lineage.release import check_base, model_card, traced_records, write_release
@@ -78,4 +87,9 @@ def run(inputs: Paths, outputs: Paths, settings: PublishSettings, context: StepC
         card=card,
         about=about,
     )
-    return {"records": len(records), "release_sha256": sha256_path(outputs["release"])}
+    metrics: Metrics = {"records": len(records), "release_sha256": sha256_path(outputs["release"])}
+    if settings.destination:
+        from unifl.data.store import push
+
+        metrics["release_address"] = push(outputs["release"], settings.destination, name=settings.published_as).address
+    return metrics
