@@ -24,6 +24,7 @@ from unifl.core.record import git
 DIGESTS = ROOT / "images" / "digests.json"
 BILLS = ROOT / "dist" / "images"
 HED_LOCK = ROOT / "requirements" / "models-hed.lock"
+BUILD_LOCK = ROOT / "images" / "build.lock"
 PIP_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
 
 
@@ -47,7 +48,7 @@ def build(names: Sequence[str], torch: str, base: str | None, from_index: bool, 
         if from_index:
             _docker_build(name, tag, {**arguments, **_pip_configuration()})
         else:
-            wheels = fetch(f"train-{torch}" if name == "train" else name, _locks(name, torch))
+            wheels = fetch(f"train-{torch}" if name == "train" else name, [*_locks(name, torch), BUILD_LOCK])
             if name == "train" and torch_variant(wheels) != torch:
                 raise UniflError(
                     f"this machine's pip has another build of torch than {torch}",

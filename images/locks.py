@@ -22,7 +22,8 @@ PROJECT_LOCKS = ("requirements/runtime.lock", "requirements/models.lock")
 OWN_LOCK = frozenset({"torch"})
 """Installed from a lock beside the image's: its builds for CPU and CUDA need different packages."""
 
-NO_DEPENDENCIES = "--no-deps"
+NO_DEPENDENCIES, LEFT_OUT = "--no-deps", "!"
+"""Marks of a line in requirements.in: this package without what it requires; this package not at all."""
 
 
 def write_locks() -> list[Path]:
@@ -40,9 +41,9 @@ def lock_text(name: str) -> str:
 
     Raises SettingsError for a package that is not installed here, or that the project's locks don't pin.
     """
-    roots = _roots(ROOT / "images" / name / "requirements.in")
+    roots, left_out = _roots(ROOT / "images" / name / "requirements.in")
     pins = project_pins()
-    wanted = sorted(closure(roots) - OWN_LOCK)
+    wanted = sorted(closure(roots) - OWN_LOCK - left_out)
     missing = [package for package in wanted if package not in pins]
     if missing:
         raise SettingsError(
@@ -97,6 +98,8 @@ def _requirements(package: str, extras: Iterable[str]) -> Iterator[Requirement]:
             yield needed
 
 
-def _roots(file: Path) -> list[tuple[str, bool]]:
+def _roots(file: Path) -> tuple[list[tuple[str, bool]], set[str]]:
     lines = [line.partition("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    return [(line.removesuffix(NO_DEPENDENCIES).strip(), not line.endswith(NO_DEPENDENCIES)) for line in lines if line]
+    left_out = {str(canonicalize_name(line.removeprefix(LEFT_OUT))) for line in lines if line.startswith(LEFT_OUT)}
+    roots = [line for line in lines if line and not line.startswith(LEFT_OUT)]
+    return [(root.removesuffix(NO_DEPENDENCIES).strip(), not root.endswith(NO_DEPENDENCIES)) for root in roots], left_out
