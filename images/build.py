@@ -122,7 +122,9 @@ def lock_digest(name: str, torch: str) -> str:
 def _identity(name: str, torch: str) -> dict[str, str]:
     """Build arguments that the labels show. A commit ends in `-dirty` when what the image holds differs from it."""
     commit = git(ROOT, "rev-parse", "HEAD") or ""
-    dirty = git(ROOT, "status", "--porcelain", "--", "src", "data/expectations", "images", "requirements", "pyproject.toml")
+    dirty = git(
+        ROOT, "status", "--porcelain", "--", "src", "data/expectations", "images", "requirements", "pyproject.toml"
+    )
     identity = {
         "VERSION": _version(),
         "COMMIT": f"{commit}-dirty" if commit and dirty else commit,

@@ -99,7 +99,9 @@ def _start() -> None:
     deadline = time.monotonic() + START_SECONDS
     while not answers():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise UniflError("dockerd did not start", file=log, remedy="its last lines say why; it needs root and overlayfs")
+            raise UniflError(
+                "dockerd did not start", file=log, remedy="its last lines say why; it needs root and overlayfs"
+            )
         time.sleep(0.5)
 
 

@@ -102,4 +102,6 @@ def _roots(file: Path) -> tuple[list[tuple[str, bool]], set[str]]:
     lines = [line.partition("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines()]
     left_out = {str(canonicalize_name(line.removeprefix(LEFT_OUT))) for line in lines if line.startswith(LEFT_OUT)}
     roots = [line for line in lines if line and not line.startswith(LEFT_OUT)]
-    return [(root.removesuffix(NO_DEPENDENCIES).strip(), not root.endswith(NO_DEPENDENCIES)) for root in roots], left_out
+    return [
+        (root.removesuffix(NO_DEPENDENCIES).strip(), not root.endswith(NO_DEPENDENCIES)) for root in roots
+    ], left_out

