@@ -1,4 +1,4 @@
-"""The commands around the container images: `python -m images build`, `push`, `lock`, and a Docker engine where none is."""
+"""The commands around the container images: `python -m images --help`."""
 
 import sys
 from pathlib import Path
@@ -32,8 +32,8 @@ def commands() -> None:
 @click.option(
     "--or-test-base",
     is_flag=True,
-    help="Where the pinned base can't be pulled, make one with debootstrap (root on Debian). Such images are for tests: "
-    "they say so in a label, and `push` refuses them.",
+    help="Where the pinned base can't be pulled, make one with debootstrap (root on Debian). Such images are for "
+    "tests: they say so in a label, and `push` refuses them.",
 )
 @click.option(
     "--from-index",

@@ -1,4 +1,4 @@
-"""A base for test builds where no registry of images is in reach: Debian's own packages, cut down as the slim bases are.
+"""A base for test builds where no registry of images is in reach: Debian's own packages, cut down as slim bases are.
 
 An image on this base is for tests: it says so in its labels, and `push` refuses it.
 """

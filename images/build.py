@@ -1,7 +1,7 @@
 """Builds the images and writes what came out: `images/digests.json` for the components, a bill of materials beside it.
 
-A digest belongs to a registry, so a local build has none yet: its entry keeps the tag, and says under `built` which image that
-tag meant here. `push` gives the digest.
+A digest belongs to a registry, so a local build has none yet: its entry keeps the tag, and says under `built` which
+image that tag meant here. `push` gives the digest.
 """
 
 import json

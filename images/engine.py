@@ -1,4 +1,4 @@
-"""A Docker engine to build and test with: the one that answers, or Debian's, installed and started on a machine without.
+"""A Docker engine to build and test with: the one that answers, or Debian's, installed and started where there is none.
 
 Meant for a plain Debian machine or container as root (continuous integration). Where Docker runs already, this changes
 nothing.
@@ -24,7 +24,7 @@ START_SECONDS = 60
 STOP_SECONDS = 30
 
 CONFIGURATION = {
-    # Containers share the host's network here, so the engine needs no bridge, no rules of a firewall and no rights for them.
+    # Containers share the host's network here, so the engine needs no bridge and no rules of a firewall.
     "bridge": "none",
     "iptables": False,
     "ip6tables": False,

@@ -1,4 +1,4 @@
-"""What an image installs: the part of the project's lock that its own steps need, so that no version stands twice by hand.
+"""What an image installs: the part of the project's locks that its own steps need.
 
 `images/<name>/requirements.in` names roots; the requirements of the installed packages say what else belongs to them;
 `requirements/*.lock` says which version. The result is committed, and a test fails when it is stale.
@@ -51,8 +51,9 @@ def lock_text(name: str) -> str:
             file=", ".join(PROJECT_LOCKS),
             remedy="add it to requirements/runtime.in, then `make lock`",
         )
-    header = f"# What images/{name}/requirements.in asks for, in the versions of requirements/. Made by `{COMMAND}`; do not edit.\n"
-    return header + "".join(f"{package}=={pins[package]}\n" for package in wanted)
+    header = f"# What images/{name}/requirements.in asks for, in the versions of requirements/. "
+    header += f"Made by `{COMMAND}`; do not edit."
+    return "\n".join([header, *(f"{package}=={pins[package]}" for package in wanted), ""])
 
 
 def project_pins() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The packages of an image as wheels, fetched by this machine's own pip and handed to the build over loopback.
 
-So whatever pip is set up with here (a mirror, a certificate, a folder of wheels) serves the build too, and none of it gets into
-an image or its history. A second call fetches only what is missing.
+So whatever pip is set up with here (a mirror, a certificate, a folder of wheels) serves the build too, and none of it
+gets into an image or its history. A second call fetches only what is missing.
 """
 
 import contextlib
@@ -37,14 +37,12 @@ def fetch(name: str, locks: Sequence[Path]) -> Path:
         print(f"fetching {len(missing)} packages of {lock.relative_to(ROOT)}", file=sys.stderr, flush=True)
         pip = subprocess.run([*command, *(f"{package}=={version}" for package, version in missing)], check=False)
         if pip.returncode != 0:
-            raise UniflError(
-                "pip does not find all packages", file=lock, remedy="its lines above say which; check `pip config list`"
-            )
+            raise UniflError("pip does not find all packages", file=lock, remedy="its lines above say which")
     return folder
 
 
 def torch_variant(folder: Path) -> str:
-    """Which build of torch lies in a folder of wheels: cpu or cuda. Raises UniflError when there is none, or several."""
+    """Which build of torch lies in a folder: cpu or cuda. Raises UniflError when there is none, or several."""
     found = {
         version.local for file in folder.glob("torch-*.whl") for _, version, *_ in [parse_wheel_filename(file.name)]
     }

@@ -1,4 +1,4 @@
-"""Containers of the images that `make test-containers` has built; without them these tests are skipped, or fail there."""
+"""The images that `make test-containers` built; without them these tests are skipped, or fail where they must run."""
 
 import json
 import os

@@ -1,9 +1,9 @@
-"""Runs the DAG's data part with the preset `demo`, each task in a container of its component's image, by KFP's own runner:
+"""Runs the DAG's data part with the preset `demo`, each task in a container of its image, by KFP's own runner:
 
 python -m tests.containers.data_part ARTIFACTS REPOSITORY COMMIT
 
-The containers run as the images' own user, with a read-only root file system and no capability; REPOSITORY is a bare git repository
-that DVC clones in them, as it would clone an address on a cluster.
+The containers run as the images' own user, with a read-only root file system and no capability; REPOSITORY is a bare
+git repository that DVC clones in them, as it would clone an address on a cluster.
 """
 
 import sys

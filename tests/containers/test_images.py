@@ -37,7 +37,7 @@ def cpu_seconds(command):
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 # What Kubeflow's executor and the hook around a step do before the step's own function is called.
-launch = "import kfp.dsl.executor_main, unifl.core.task; from unifl.core.step import step_definition; step_definition('%s')"
+launch = "import kfp.dsl.executor_main, unifl.core.task, unifl.core.step; unifl.core.step.step_definition('%s')"
 for step in sys.argv[1:]:
     print(json.dumps([step, cpu_seconds(["unifl", step, "--help"]), cpu_seconds(["python3", "-c", launch % step])]))
 """
