@@ -67,7 +67,7 @@ def build(
 @click.option("--registry", required=True, metavar="HOST/PATH", help="Where to; `docker login` comes before.")
 @digests_option
 def push(names: tuple[str, ...], registry: str, digests: Path) -> None:
-    """Push built images (all when none is named) and write their digests to FILE; then commit FILE.
+    """Push built images (all when none is named), write their digests to FILE and to the manifests; then commit both.
 
     \b
     python -m images push --registry my-region-docker.pkg.dev/my-project/unifl

@@ -5,6 +5,8 @@ image that tag meant here. `push` gives the digest.
 """
 
 import json
+import os
+import re
 import subprocess
 import tomllib
 from collections.abc import Sequence
@@ -22,6 +24,7 @@ from unifl.core.files import write_text_atomic
 from unifl.core.record import git
 
 DIGESTS = ROOT / "images" / "digests.json"
+MANIFESTS = ROOT / "manifests" / "images" / "kustomization.yaml"
 BILLS = ROOT / "dist" / "images"
 HED_LOCK = ROOT / "requirements" / "models-hed.lock"
 BUILD_LOCK = ROOT / "images" / "build.lock"
@@ -67,8 +70,10 @@ def build(names: Sequence[str], torch: str, base: str | None, from_index: bool, 
     return [entries[name] for name in names]
 
 
-def push(names: Sequence[str], registry: str, digests: Path) -> list[dict[str, Any]]:
-    """Push the built images to `registry` (REGISTRY/PATH) and write their digests; returns their entries.
+def push(
+    names: Sequence[str], registry: str, digests: Path = DIGESTS, manifests: Path = MANIFESTS
+) -> list[dict[str, Any]]:
+    """Push the built images to `registry` (HOST/PATH), write their digests to both files, and return their entries.
 
     Raises UniflError for an image that was not built from this source, or whose base is for tests only.
     """
@@ -91,7 +96,15 @@ def push(names: Sequence[str], registry: str, digests: Path) -> list[dict[str, A
         digest = next(one.partition("@")[2] for one in known if one.startswith(f"{repository}@"))
         entries[name] = {**entry, "repository": repository, "digest": digest}
         _write(digests, entries)
+        _pin_in_manifests(manifests, repository.rpartition("/")[2], digest)
     return [entries[name] for name in names]
+
+
+def _pin_in_manifests(manifests: Path, name: str, digest: str) -> None:
+    """Write the digest of the image `name` where the manifests take it from; they don't use every image."""
+    text = manifests.read_text(encoding="utf-8")
+    pinned = re.sub(rf"(- name: \S*/{re.escape(name)}\n\s+digest: )sha256:[0-9a-f]{{64}}", rf"\g<1>{digest}", text)
+    write_text_atomic(manifests, pinned)
 
 
 def usable_base() -> str | None:
@@ -150,8 +163,6 @@ def _watched(command: list[str], short: str) -> None:
 
 def _pip_configuration() -> dict[str, str]:
     """What pip is told in the build: this environment's index, when it names one."""
-    import os
-
     return {variable: os.environ[variable] for variable in PIP_VARIABLES if os.environ.get(variable)}
 
 
