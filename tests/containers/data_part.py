@@ -1,16 +1,15 @@
 """Runs the DAG's data part with the preset `demo`, each task in a container of its image, by KFP's own runner:
 
-python -m tests.containers.data_part ARTIFACTS REPOSITORY COMMIT
+python -m tests.containers.data_part ARTIFACTS ADDRESS COMMIT
 
-The containers run as the images' own user, with a read-only root file system and no capability; REPOSITORY is a bare
-git repository that DVC clones in them, as it would clone an address on a cluster.
+The containers run as the images' own user, with a read-only root file system and no capability. DVC clones the git
+repository at ADDRESS in them, as it would on a cluster.
 """
 
 import sys
 import warnings
 from pathlib import Path
 
-from docker.types import Mount
 from kfp import dsl, local
 
 from components.prompt_curation.component import prompt_curation
@@ -36,9 +35,9 @@ def data_part(
     dag.step("prompt_curation", prompt_curation, prompt_curation_settings, after=validated, prompts=data["prompts"])
 
 
-def main(artifacts: Path, repository: Path, commit: str) -> None:
+def main(artifacts: Path, address: str, commit: str) -> None:
     """Run it. Raises RuntimeError when a task fails."""
-    overrides = [f"resolve_data.repository=file://{repository}", f"resolve_data.revision={commit}"]
+    overrides = [f"resolve_data.repository={address}", f"resolve_data.revision={commit}"]
     settings = parameters(resolved(task_settings("demo", overrides)))
     runner = local.DockerRunner(
         network_mode="host",
@@ -46,7 +45,6 @@ def main(artifacts: Path, repository: Path, commit: str) -> None:
         tmpfs={"/tmp": ""},
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],
-        mounts=[Mount(str(repository), str(repository), type="bind", read_only=True)],
     )
     local.init(runner, pipeline_root=str(artifacts))
     with warnings.catch_warnings():
@@ -61,4 +59,4 @@ def main(artifacts: Path, repository: Path, commit: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -2,9 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,22 +42,33 @@ class Finished:
 
 
 @pytest.fixture(scope="module")
-def finished(built: Mapping[str, Image], tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def address(built: Mapping[str, Image], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where git serves this checkout's commits."""
+    folder = tmp_path_factory.mktemp("served")
+    subprocess.run(["git", "clone", "--quiet", "--bare", str(ROOT), str(folder / "repository.git")], check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    listen = ["--listen=127.0.0.1", f"--port={port}"]
+    server = subprocess.Popen(["git", "daemon", "--export-all", f"--base-path={folder}", *listen])
+    try:
+        yield f"git://127.0.0.1:{port}/repository.git"
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def finished(address: str, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The data part, run once."""
-    folder = tmp_path_factory.mktemp("run")
-    artifacts, repository = folder / "artifacts", folder / "repository.git"
-    artifacts.mkdir()
+    artifacts = tmp_path_factory.mktemp("artifacts")
+    # A cluster's volumes belong to the pod's group in the same way (fsGroup).
+    os.chown(artifacts, CONTAINER_USER, CONTAINER_USER)
     commit = git(ROOT, "rev-parse", "HEAD") or ""
-    subprocess.run(["git", "clone", "--quiet", "--bare", str(ROOT), str(repository)], check=True)
-    for path in (artifacts, repository, *repository.rglob("*")):
-        # A cluster's volumes belong to the pod's group in the same way (fsGroup).
-        os.chown(path, CONTAINER_USER, CONTAINER_USER)
-    # The submission reads that repository too, and git takes care whose it is.
-    trusted = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": str(repository)}
     ended = subprocess.run(
-        [sys.executable, "-m", "tests.containers.data_part", str(artifacts), str(repository), commit],
+        [sys.executable, "-m", "tests.containers.data_part", str(artifacts), address, commit],
         cwd=ROOT,
-        env={**os.environ, **trusted, "PYTHONPATH": f"{ROOT / 'src'}"},
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -82,7 +94,7 @@ def test_records_name_the_data_s_commit_the_code_and_the_image_s_commit(finished
         text = json.dumps(finished.record(step))
         assert code_version() in text
     materials = json.dumps(finished.record("resolve_data")["predicate"]["buildDefinition"]["resolvedDependencies"])
-    assert f"repository.git@{finished.commit}#data/images" in materials
+    assert f"/repository.git@{finished.commit}#data/images" in materials
 
 
 def test_the_steps_did_their_work(finished: Finished) -> None:
