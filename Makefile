@@ -1,6 +1,7 @@
 # Every target makes .venv by itself; a second call installs nothing (the stamp is newer than the locks).
 #   make demo     the whole pipeline on this machine, ending in a table and runs/<id>/report.html
 #   make test     lint, types, import contracts and the tests
+#   make images   the container images (docs/images.md);  make test-containers  build them for a test and run the data part in them
 #   make install  the environment only;  make lint  the static checks only;  make clean  everything but the environment's inputs
 PYTHON ?= python3.11
 VENV   := .venv
@@ -15,7 +16,7 @@ export GX_ANALYTICS_ENABLED := false
 export DVC_NO_ANALYTICS := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo embedded test test-slow lint lock clean
+.PHONY: help install demo embedded test test-slow test-containers images lint lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -44,10 +45,21 @@ lint: $(STAMP)
 	$(BIN)/lint-imports --config pyproject.toml
 
 test: lint
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 -m "not slow and not containers"
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow
+
+# make images TORCH=cuda for GPUs. Installs and starts Docker where none answers (Debian, root); where the pinned base can't be
+# pulled, it says so and makes one for tests.
+TORCH ?= cpu
+images: $(STAMP)
+	$(BIN)/python -m images build --torch $(TORCH) --or-test-base
+
+BUILT := .cache/images/digests.json
+test-containers: $(STAMP)
+	$(BIN)/python -m images build --torch cpu --or-test-base --digests $(BUILT)
+	UNIFL_IMAGES_FILE=$(CURDIR)/$(BUILT) UNIFL_REQUIRE_CONTAINERS=1 $(BIN)/pytest -m containers tests/containers
 
 # The locks name versions only: no registry, no path, and torch without the local label of one build.
 COMPILE := pip-compile --quiet --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --allow-unsafe \

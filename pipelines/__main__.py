@@ -117,10 +117,16 @@ def run(preset: str, overrides: tuple[str, ...]) -> None:
 )
 def compile_pipelines(out: Path) -> None:
     """Compile the pipelines for a cluster."""
+    from components import images_without_digest
     from pipelines.compiling import compile_all
 
     for file in compile_all(out):
         click.echo(file)
+    if without := images_without_digest():
+        click.echo(
+            f"images without a digest: {', '.join(without)}; a cluster can't pull them before `python -m images push`",
+            err=True,
+        )
 
 
 @commands.command()

@@ -5,7 +5,7 @@ from kfp import dsl
 from components import image
 
 
-@dsl.component(base_image=image("cpu"), install_kfp_package=False)
+@dsl.component(base_image=image("train"), install_kfp_package=False)
 def prompt_curation(
     prompts: dsl.Input[dsl.Dataset],
     settings: str,

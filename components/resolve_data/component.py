@@ -5,7 +5,7 @@ from kfp import dsl
 from components import image
 
 
-@dsl.component(base_image=image("cpu"), install_kfp_package=False)
+@dsl.component(base_image=image("data"), install_kfp_package=False)
 def resolve_data(
     settings: str,
     code_version: str,

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,24 @@ def test_readmes_are_what_the_components_generate() -> None:
     assert not [str(file) for file in outdated()], "run `python -m components.readme`"
 
 
-def test_an_unpublished_image_is_named_by_tag_and_a_published_one_by_digest(tmp_path: Path) -> None:
-    assert components.image("cpu").partition("@sha256:")[0].split(":")[0].endswith("python-cpu")
+def test_an_image_is_named_by_digest_once_it_was_pushed_and_by_tag_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = f"sha256:{'a' * 64}"
+    entries = {
+        "data": {"repository": "registry.example/python-data", "tag": "0.1.0", "digest": digest},
+        "train": {"repository": "unifl-pipelines/python-train", "tag": "0.1.0", "digest": None},
+    }
+    file = tmp_path / "digests.json"
+    file.write_text(json.dumps(entries), encoding="utf-8")
+    monkeypatch.setenv(components.IMAGES_VARIABLE, str(file))
+    assert components.image("data") == f"registry.example/python-data@{digest}"
+    assert components.image("train") == "unifl-pipelines/python-train:0.1.0"
+    assert components.images_without_digest() == ["train"]
     with pytest.raises(KeyError):
         components.image("no-such-image")
+
+
+def test_the_committed_file_names_an_image_for_every_component() -> None:
+    used = {spec(name).implementation.container.image for name in component_names()}
+    assert used == {components.image("data"), components.image("train")}

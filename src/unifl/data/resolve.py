@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -197,19 +198,34 @@ def _file_system(repository: str, revision: str | None, remote: str | None) -> I
                 remedy="leave the revision out, or name a git checkout",
             )
         config = {"core": {"no_scm": True}}
-    try:
-        fs = DVCFileSystem(repository, rev=revision or None, remote=remote or None, config=config)
-        _ = fs.repo  # opened (or cloned) only when it is asked for
-    except (DvcException, SCMError, OSError) as error:
-        raise SettingsError(
-            f"the DVC repository can't be opened at {revision or 'its working folder'}: {_one_line(error)}",
-            file=without_secrets(repository),
-            remedy="name a checkout or git address with a .dvc folder, and an existing revision",
-        ) from error
-    try:
+    with ExitStack() as stack:
+        try:
+            fs = DVCFileSystem(repository, rev=revision or None, remote=remote or None, config=config)
+            stack.callback(fs.repo.close)  # opened (or cloned) only when it is asked for
+            if not local.is_dir():
+                _take_embedded_remotes(fs.repo, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        except (DvcException, SCMError, OSError) as error:
+            raise SettingsError(
+                f"the DVC repository can't be opened at {revision or 'its working folder'}: {_one_line(error)}",
+                file=without_secrets(repository),
+                remedy="name a checkout or git address with a .dvc folder, and an existing revision",
+            ) from error
         yield fs
-    finally:
-        fs.repo.close()
+
+
+def _take_embedded_remotes(repo: Any, scratch: Path) -> None:
+    """Give a cloned repository the DVC remotes that it holds itself, as of its commit.
+
+    DVC reads the configuration of a clone from the commit, whose root is "/" to it, and so looks for a remote with a
+    relative path in the root of this machine.
+    """
+    from dvc.config_schema import RelPath
+
+    for name, settings in repo.config["remote"].items():
+        if isinstance(settings.get("url"), RelPath) and repo.fs.isdir(settings["url"]):
+            copy = scratch / name
+            repo.fs.get(settings["url"], str(copy))
+            settings["url"] = str(copy)
 
 
 @contextmanager

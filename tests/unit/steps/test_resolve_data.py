@@ -104,6 +104,23 @@ def test_the_record_names_repository_commit_path_and_dvc_digest(
     assert images["digest"]["sha256"] == sha256_path(tmp_path / "out" / "images")
 
 
+def test_an_address_without_a_checkout_resolves_from_the_remote_that_the_commit_holds(
+    origin: tuple[Path, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What a pod has: no checkout. The bare repository has no folder data/seed either, only commits that hold it.
+    monkeypatch.setenv("UNIFL_CHECKPOINTS", str(tmp_path / "checkpoints"))
+    bare = tmp_path / "repository.git"
+    subprocess.run(["git", "clone", "-q", "--bare", str(origin[0]), str(bare)], check=True)
+    monkeypatch.chdir(tmp_path)
+    address = f"file://{bare}"
+    for revision, word in ((origin[1], "first"), (origin[2], "second")):
+        out = tmp_path / word
+        outputs = {name: out / name for name in OUTPUTS}
+        execute("resolve_data", {}, outputs, {"repository": address, "revision": revision}, record=out / "record.json")
+        assert (out / "images" / "inner" / "file.txt").read_text() == f"images {word}"
+        assert (out / "prompts").read_text() == f"prompts {word}"
+
+
 def test_digests_are_known_before_anything_is_fetched(fresh: Path, origin: tuple[Path, str, str]) -> None:
     resolved = resolve(str(fresh), None, PATHS)
     assert resolved.commit == origin[2]
