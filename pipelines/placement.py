@@ -1,8 +1,8 @@
 """Where the tasks of a DAG run, as data apart from what they do: machines, accelerators, time, retries and caching.
 
-One table a cluster, in `pipelines/placements/NAME.yaml` or a file of your own: pools of machines, and which task runs in
-which. `THIS_MACHINE` is for `kfp.local`, which has no pools and must show a failure at once. Kueue queues TrainJobs, not
-the pods of Kubeflow Pipelines, so no queue stands here.
+One table a cluster, in `pipelines/placements/NAME.yaml` or a file of your own: pools of machines, and which task runs
+in which. `THIS_MACHINE` is for `kfp.local`, which has no pools and must show a failure at once. Kueue queues TrainJobs,
+not the pods of Kubeflow Pipelines, so no queue stands here.
 """
 
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ class Pool(StepSettings):
     gpu: str | None = Field(None, description="Kind of GPU, as GKE and accelerator_prices.yaml name it.")
     gpus: int = Field(0, ge=0, le=16, description="GPUs of one task, on one machine.")
     capacity: Literal["on-demand", "spot", "flex-start"] = Field(
-        "on-demand", description="How GKE gives the machines; spot and flex-start add their node selector and toleration."
+        "on-demand", description="How GKE gives the machines; adds the node selector and toleration of that."
     )
     node_selector: dict[str, str] = Field({}, description="More labels that a node must have.")
     tolerations: list[Toleration] = Field([], description="More taints that the pods accept.")
@@ -80,7 +80,7 @@ class Pool(StepSettings):
     claim: str | None = Field(
         None, description="Volume claim for checkpoints, at /work: with it a retry goes on where the task was lost."
     )
-    environment: dict[str, str] = Field({}, description="Variables of the tasks. Not for secrets: the pipeline shows them.")
+    environment: dict[str, str] = Field({}, description="Variables of the tasks. No secrets: pipelines show them.")
     timeout_hours: float | None = Field(None, gt=0, description="An attempt that takes longer is ended.")
     retries: Retries = Field(Retries(), description="What happens after a failure.")
 
@@ -106,7 +106,7 @@ class Pool(StepSettings):
         if both := sorted(set(self.avoid) & set(self.labels())):
             raise PydanticCustomError("avoid", "{both} is selected and avoided", {"both": ", ".join(both)})
         if self.capacity == "flex-start" and not (self.timeout_hours and self.timeout_hours <= FLEX_START_HOURS):
-            raise PydanticCustomError("timeout", "a flex-start node lives for 7 days: timeout_hours must be 168 or less")
+            raise PydanticCustomError("timeout", "a flex-start node lives for 7 days: give timeout_hours, 168 at most")
         return self
 
     def labels(self) -> dict[str, str]:

@@ -63,9 +63,10 @@ def prepare(
 ) -> Prepared:
     """Check and pin everything that a run is made of; nothing is sent.
 
-    `placement` is the name or the file of the table that says where tasks run. Raises SettingsError (all mistakes of the
-    settings at once; a wrong table; a dirty work tree; data that a cluster can't fetch) or
-    DataContractError (data that isn't there).
+    `placement` is the name or the file of the table that says where tasks run.
+
+    Raises SettingsError (all mistakes of the settings at once; a wrong table; a dirty work tree; data that a cluster
+    can't fetch) or DataContractError (data that isn't there).
     """
     from pipelines.feedback_learning import feedback_learning
     from pipelines.placement import read_placement

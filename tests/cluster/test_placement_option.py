@@ -1,4 +1,4 @@
-"""`--placement`: what is sent to the cluster, what `status` makes of it, and what is refused before anything is sent."""
+"""`--placement`: what is sent to the cluster, what `status` makes of it, what is refused before anything is sent."""
 
 from collections.abc import Callable
 from pathlib import Path
