@@ -10,10 +10,13 @@ from typing import Any
 
 import click
 
+from pipelines.compiling import DEFAULT_PLACEMENT
+
 COMPILED = Path(__file__).parent / "compiled"
 LOG_WIDTH = 140
 """Columns of the table where there is no terminal to ask."""
 POLL_SECONDS = 10.0
+PLACEMENTS = sorted(file.stem for file in Path(__file__).parent.glob("placements/*.yaml"))
 
 
 @click.group(context_settings={"max_content_width": 120})
@@ -35,6 +38,13 @@ preset_option = click.option(
 )
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="STEP.KEY=VALUE", help="Override one setting; again for more."
+)
+placement_option = click.option(
+    "--placement",
+    default=DEFAULT_PLACEMENT,
+    show_default=True,
+    metavar="NAME|FILE",
+    help=f"Where tasks run: {', '.join(PLACEMENTS)}, or a table of yours in that form.",
 )
 cluster_options = _options(
     click.option(
@@ -112,15 +122,20 @@ def run(preset: str, overrides: tuple[str, ...]) -> None:
 
 
 @commands.command("compile")
+@placement_option
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), default=COMPILED, show_default="pipelines/compiled"
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Folder of the compiled files.  [default: pipelines/compiled, below it NAME for a placement but cpu]",
 )
-def compile_pipelines(out: Path) -> None:
+def compile_pipelines(placement: str, out: Path | None) -> None:
     """Compile the pipelines for a cluster."""
     from components import images_without_digest
     from pipelines.compiling import compile_all
 
-    for file in compile_all(out):
+    folder = COMPILED if placement == DEFAULT_PLACEMENT else COMPILED / Path(placement).stem
+    for file in compile_all(out or folder, placement):
         click.echo(file)
     if without := images_without_digest():
         click.echo(
@@ -132,12 +147,14 @@ def compile_pipelines(out: Path) -> None:
 @commands.command()
 @preset_option
 @set_option
+@placement_option
 @place_options
 @wait_options
 @cluster_options
 def submit(
     preset: str,
     overrides: tuple[str, ...],
+    placement: str,
     name: str | None,
     allow_dirty: bool,
     wait: bool,
@@ -152,9 +169,9 @@ def submit(
     from pipelines import submission
 
     cluster, place = _cluster(options), _place(options)
-    prepared = submission.prepare(preset, overrides, name, allow_dirty)
+    prepared = submission.prepare(preset, overrides, name, allow_dirty, placement)
     run_id, version = submission.submit(cluster, prepared, place)
-    about = [f"version {version.name} ({'uploaded' if version.uploaded else 'was there'})"]
+    about = [f"version {version.name} ({'uploaded' if version.uploaded else 'was there'})", f"placement {placement}"]
     click.echo("\n".join(submission.submitted_lines(cluster, run_id, about)))
     if wait:
         submission.follow(cluster, run_id, poll)
@@ -174,10 +191,17 @@ def schedule() -> None:
 )
 @preset_option
 @set_option
+@placement_option
 @place_options
 @cluster_options
 def create_schedule(
-    cron: str, preset: str, overrides: tuple[str, ...], name: str | None, allow_dirty: bool, **options: Any
+    cron: str,
+    preset: str,
+    overrides: tuple[str, ...],
+    placement: str,
+    name: str | None,
+    allow_dirty: bool,
+    **options: Any,
 ) -> None:
     """Start a schedule, pinned to this commit's version, these settings and this data.
 
@@ -187,9 +211,10 @@ def create_schedule(
 
     schedule.six_fields(cron)
     cluster, place = _cluster(options), _place(options)
-    prepared = submission.prepare(preset, overrides, name, allow_dirty)
+    prepared = submission.prepare(preset, overrides, name, allow_dirty, placement)
     schedule_id, version = schedule.create(cluster, prepared, place, cron)
-    click.echo(f"version {version.name} ({'uploaded' if version.uploaded else 'was there'})\nschedule {schedule_id}")
+    uploaded = "uploaded" if version.uploaded else "was there"
+    click.echo(f"version {version.name} ({uploaded})\nplacement {placement}\nschedule {schedule_id}")
 
 
 @schedule.command("list")
@@ -293,6 +318,7 @@ def cancel(run_id: str, **options: Any) -> None:
     metavar="FILE",
     help="Addresses of the past artifacts as YAML, STEP: {OUTPUT: ADDRESS}, for a server that does not tell them.",
 )
+@placement_option
 @place_options
 @wait_options
 @cluster_options
@@ -301,6 +327,7 @@ def rerun(
     first: str,
     overrides: tuple[str, ...],
     artifacts: Path | None,
+    placement: str,
     name: str | None,
     allow_dirty: bool,
     wait: bool,
@@ -316,12 +343,13 @@ def rerun(
     from pipelines import rerun, submission
 
     cluster, place = _cluster(options), _place(options)
-    prepared = rerun.prepare_rerun(cluster, run_id, first, overrides, artifacts, name, allow_dirty)
+    prepared = rerun.prepare_rerun(cluster, run_id, first, overrides, artifacts, name, allow_dirty, placement)
     with tempfile.TemporaryDirectory() as scratch:
         new = rerun.submit_rerun(cluster, prepared, place, Path(scratch, "pipeline.yaml"))
     about = [
         f"runs again: {', '.join(prepared.again)}",
         f"from run {run_id}: {', '.join(f'{s}.{o}' for s, outputs in prepared.imported.items() for o in outputs)}",
+        f"placement {placement}",
     ]
     click.echo("\n".join(submission.submitted_lines(cluster, new, about)))
     if wait:

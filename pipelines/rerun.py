@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cluster_client import Cluster
-from pipelines.compiling import compiled, specification
+from pipelines.compiling import DEFAULT_PLACEMENT, compiled, specification
 from pipelines.dag import Addresses
 from pipelines.past_artifacts import AddressFile, MetadataStore, PastArtifacts, by_dag_names
 from pipelines.settings import TASKS, overridden, parameters, tasks_named
@@ -42,6 +42,7 @@ def prepare_rerun(
     artifacts: Path | None,
     name: str | None,
     allow_dirty: bool,
+    placement: str = DEFAULT_PLACEMENT,
 ) -> Rerun:
     """Find settings and artifacts of the past run and compile what is left to do; nothing is sent.
 
@@ -53,23 +54,24 @@ def prepare_rerun(
         artifacts: a file with addresses, for a server that does not tell them.
         name: the new run's name.
         allow_dirty: whether the checkout may differ from its commit.
+        placement: name or file of the table that says where tasks run; the past run's does not count.
 
     Raises SettingsError for wrong settings or those of a step that is not run again, NotFoundError for an unknown run
     and for artifacts without an address.
     """
     from pipelines.feedback_learning import feedback_learning
-    from pipelines.placement import CLUSTER
+    from pipelines.placement import read_placement
 
-    overrides = tuple(overrides)
+    overrides, table = tuple(overrides), read_placement(placement)
     chosen = tasks_named(first)
     source_commit(allow_dirty)
-    again, needed = plan(specification(feedback_learning(CLUSTER)), chosen)
+    again, needed = plan(specification(feedback_learning(table)), chosen)
     _require_run_again(overrides, again)
     run = cluster.run(run_id)
     settings = overridden(_past_settings(run), overrides)
     sources: list[PastArtifacts] = [AddressFile(artifacts)] if artifacts else [MetadataStore(cluster)]
     imported = past_addresses(sources[0], run_id, compiled_pipeline(cluster, run)[0], needed, artifacts)
-    package = compiled(feedback_learning(CLUSTER, without(again, imported)))
+    package = compiled(feedback_learning(table, without(again, imported)))
     return Rerun(
         run_id,
         package,

@@ -39,6 +39,9 @@ TASKS: dict[str, str] = {
 }
 """Task of the DAG -> the step that it runs, in the order of the flow."""
 
+GIVEN_MODEL_TASKS = ("autoencoder", "base_model", "segmentation_model", "judge_models")
+"""Tasks of the pipeline that trains what the DAG takes as given; each runs the step of its name."""
+
 
 def task_settings(preset: str | Path, overrides: Iterable[str] = ()) -> dict[str, StepSettings]:
     """The settings of every task from a preset and overrides like `reward_model.updates=100`.

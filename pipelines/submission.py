@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cluster_client import Cluster
-from pipelines.compiling import compiled, normalised
+from pipelines.compiling import DEFAULT_PLACEMENT, compiled, normalised
 from pipelines.settings import parameters, resolved, task_settings
 from unifl.core.errors import RunFailedError, SettingsError
 from unifl.core.progress import duration
@@ -58,19 +58,24 @@ class Version:
     uploaded: bool
 
 
-def prepare(preset: str, overrides: Iterable[str], name: str | None, allow_dirty: bool) -> Prepared:
+def prepare(
+    preset: str, overrides: Iterable[str], name: str | None, allow_dirty: bool, placement: str = DEFAULT_PLACEMENT
+) -> Prepared:
     """Check and pin everything that a run is made of; nothing is sent.
 
-    Raises SettingsError (all mistakes of the settings at once; a dirty work tree; data that a cluster can't fetch) or
-    DataContractError (data that isn't there).
+    `placement` is the name or the file of the table that says where tasks run.
+
+    Raises SettingsError (all mistakes of the settings at once; a wrong table; a dirty work tree; data that a cluster
+    can't fetch) or DataContractError (data that isn't there).
     """
     from pipelines.feedback_learning import feedback_learning
-    from pipelines.placement import CLUSTER
+    from pipelines.placement import read_placement
 
+    table = read_placement(placement)
     settings = task_settings(preset, overrides)
     commit = source_commit(allow_dirty)
     settings = fetchable(resolved(settings))
-    package = compiled(feedback_learning(CLUSTER))
+    package = compiled(feedback_learning(table))
     version = f"{commit}-{sha256(normalised(package).encode()).hexdigest()[:12]}"
     return Prepared(package, version, name or run_name(Path(preset).stem), parameters(settings))
 

@@ -63,7 +63,7 @@ def rerun_of(call: Call, server: FakeServer, *arguments: str) -> tuple[Ended, di
 def test_a_rerun_has_the_dag_s_edges_into_the_steps_that_run_again(compiled_dag: dict[str, Any], first: str) -> None:
     from pipelines.compiling import specification
     from pipelines.feedback_learning import feedback_learning
-    from pipelines.placement import CLUSTER
+    from pipelines.placement import read_placement
     from pipelines.rerun import without
 
     again, needed = plan(compiled_dag, [first])
@@ -72,7 +72,7 @@ def test_a_rerun_has_the_dag_s_edges_into_the_steps_that_run_again(compiled_dag:
         (step, output) for step, outputs in needed.items() for output in outputs
     }
     addresses = {step: {output: f"gs://x/{step}/{output}" for output in outputs} for step, outputs in needed.items()}
-    spec = specification(feedback_learning(CLUSTER, without(again, addresses)))
+    spec = specification(feedback_learning(read_placement("cpu"), without(again, addresses)))
     assert edges(spec) == {edge for edge in whole if edge[2] in again}
     assert importers(spec) == {
         f"{step}.{output}": uri for step, outputs in addresses.items() for output, uri in outputs.items()

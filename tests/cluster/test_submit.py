@@ -27,7 +27,8 @@ def test_a_run_is_started_and_its_id_and_link_are_printed(call: Call, checkout: 
     ended = call("submit", "--preset", "demo", "--name", "first")
     assert (ended.code, ended.err) == (0, "")
     (run,) = server.runs.values()
-    assert ended.out.splitlines()[1:] == [f"run {run.run_id}", f"{server.host}/#/runs/details/{run.run_id}"]
+    link = f"{server.host}/#/runs/details/{run.run_id}"
+    assert ended.out.splitlines()[1:] == ["placement cpu", f"run {run.run_id}", link]
     assert run.display_name == "first"
     assert [experiment.display_name for experiment in server.experiments.values()] == ["unifl"]
 

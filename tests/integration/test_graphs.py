@@ -53,11 +53,12 @@ def test_every_task_of_the_dag_has_a_place_in_the_table_of_tasks() -> None:
     assert {name for edge in kubeflow_edges() for name in edge} == set(TASKS)
 
 
-def test_committed_pipelines_are_what_the_source_compiles_to(tmp_path: Path) -> None:
-    compiled = compile_all(tmp_path)
-    committed = {file.name: file.read_text(encoding="utf-8") for file in COMPILED.parent.glob("*.yaml")}
+@pytest.mark.parametrize(("placement", "folder"), [("cpu", "."), ("gke-l4-spot", "gke-l4-spot")])
+def test_committed_pipelines_are_what_the_source_compiles_to(tmp_path: Path, placement: str, folder: str) -> None:
+    compiled = compile_all(tmp_path, placement)
+    committed = {file.name: file.read_text(encoding="utf-8") for file in (COMPILED.parent / folder).glob("*.yaml")}
     assert {file.name: file.read_text(encoding="utf-8") for file in compiled} == committed, (
-        "run `python -m pipelines compile`"
+        f"run `python -m pipelines compile --placement {placement}`"
     )
 
 

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -59,7 +59,7 @@ def validated(
     try:
         return settings_type.model_validate(values)
     except ValidationError as error:
-        raise _settings_error(_mistakes(error, settings_type), step=step) from error
+        raise _settings_error(mistakes(error, settings_type), step=step) from error
 
 
 def parsed_json(text: str, *, step: str | None = None) -> dict[str, Any]:
@@ -73,18 +73,21 @@ def parsed_json(text: str, *, step: str | None = None) -> dict[str, Any]:
     return values
 
 
-def _mistakes(error: ValidationError, settings_type: type[StepSettings], prefix: str = "") -> list[str]:
-    mistakes = []
+def mistakes(error: ValidationError, settings_type: type[StepSettings], prefix: str = "") -> list[str]:
+    """Every mistake that pydantic found, as words: unknown names with the nearest valid one, wrong values as given."""
+    found = []
     for item in error.errors(include_url=False):
         name = prefix + ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             valid = _fields(settings_type, item["loc"][:-1])
-            mistakes.append(f"{name} is not a setting{did_you_mean(str(item['loc'][-1]), valid)}")
+            found.append(f"{name} is not a setting{did_you_mean(str(item['loc'][-1]), valid)}")
         elif item["type"] == "missing":
-            mistakes.append(f"{name} is missing")
+            found.append(f"{name} is missing")
+        elif isinstance(item["input"], Mapping | StepSettings):
+            found.append(f"{name}: {item['msg']}" if name else item["msg"])
         else:
-            mistakes.append(f"{name}: {item['msg']} (given {item['input']!r})")
-    return mistakes
+            found.append(f"{name}: {item['msg']} (given {item['input']!r})")
+    return found
 
 
 def did_you_mean(given: str, valid: Iterable[str]) -> str:
@@ -95,15 +98,17 @@ def did_you_mean(given: str, valid: Iterable[str]) -> str:
 
 def _fields(settings_type: type[BaseModel], location: Sequence[int | str]) -> list[str]:
     """Names of the settings at `location` inside `settings_type`; none where that is not a model of its own."""
-    model = settings_type
+    model, in_mapping = settings_type, False
     for part in location:
-        if isinstance(part, int):
+        if isinstance(part, int) or in_mapping:
+            in_mapping = False
             continue
         field = model.model_fields.get(part)
         inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if _is_model(kind)] if field else []
         if not inner:
             return []
         model = inner[0]
+        in_mapping = field is not None and get_origin(field.annotation) is dict
     return list(model.model_fields)
 
 
@@ -112,14 +117,14 @@ def _is_model(kind: Any) -> bool:
 
 
 def _settings_error(
-    mistakes: Sequence[str],
+    found: Sequence[str],
     *,
     step: str | None = None,
     file: Path | None = None,
 ) -> SettingsError:
-    count = f"{len(mistakes)} settings are" if len(mistakes) > 1 else "a setting is"
+    count = f"{len(found)} settings are" if len(found) > 1 else "a setting is"
     named = f"unifl {step} --help" if step else "unifl STEP --help"
-    message = f"{count} wrong: {'; '.join(mistakes)}"
+    message = f"{count} wrong: {'; '.join(found)}"
     return SettingsError(message, step=step, file=file, remedy=f"`{named}` lists the settings")
 
 
@@ -132,27 +137,27 @@ def apply_overrides(settings: Mapping[str, Any], overrides: Iterable[str]) -> di
     import yaml
 
     changed: dict[str, Any] = json.loads(json.dumps(dict(settings)))
-    mistakes = []
+    wrong = []
     for override in overrides:
         dotted, equals, text = override.partition("=")
         keys = dotted.strip().split(".")
         if not equals or not all(keys):
-            mistakes.append(f"override {override!r} is not of the form name=value")
+            wrong.append(f"override {override!r} is not of the form name=value")
             continue
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
-            mistakes.append(f"override {override!r}: the value is not YAML")
+            wrong.append(f"override {override!r}: the value is not YAML")
             continue
         target: Any = changed
         for key in keys[:-1]:
             target = target.setdefault(key, {}) if isinstance(target, dict) else None
         if not isinstance(target, dict):
-            mistakes.append(f"override {override!r} goes through something that holds no settings")
+            wrong.append(f"override {override!r} goes through something that holds no settings")
             continue
         target[keys[-1]] = value
-    if mistakes:
-        raise _settings_error(mistakes)
+    if wrong:
+        raise _settings_error(wrong)
     return changed
 
 
@@ -225,19 +230,19 @@ def load_preset(path_or_name: str | Path, steps: Sequence[str] = ()) -> dict[str
     raw: dict[str, Any] = {name: content[name] for name in content if name not in RESERVED_KEYS}
     for name in steps:
         raw.setdefault(name, {})
-    mistakes: list[str] = []
+    wrong: list[str] = []
     loaded: dict[str, StepSettings] = {}
     for name, values in raw.items():
         if values is not None and not isinstance(values, dict):
-            mistakes.append(f"{name} is not a mapping of settings")
+            wrong.append(f"{name} is not a mapping of settings")
             continue
         try:
             settings_type = step_definition(name).settings
             loaded[name] = settings_type.model_validate(values or {})
         except SettingsError as error:
-            mistakes.append(error.message)
+            wrong.append(error.message)
         except ValidationError as error:
-            mistakes += _mistakes(error, settings_type, prefix=f"{name}.")
-    if mistakes:
-        raise _settings_error(mistakes, file=file)
+            wrong += mistakes(error, settings_type, prefix=f"{name}.")
+    if wrong:
+        raise _settings_error(wrong, file=file)
     return loaded
