@@ -18,7 +18,7 @@ from unifl.core.files import write_text_atomic
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ("data", "train")
 COMMAND = "python -m images lock"
-PROJECT_LOCKS = ("requirements/runtime.lock", "requirements/models.lock")
+PROJECT_LOCKS = ("requirements/dev.lock", "requirements/models.lock")
 OWN_LOCK = frozenset({"torch"})
 """Installed from a lock beside the image's: its builds for CPU and CUDA need different packages."""
 
@@ -49,7 +49,7 @@ def lock_text(name: str) -> str:
         raise SettingsError(
             f"no version is pinned for {', '.join(missing)}",
             file=", ".join(PROJECT_LOCKS),
-            remedy="add it to requirements/runtime.in, then `make lock`",
+            remedy="add it to requirements/*.in, then `make lock`",
         )
     header = f"# What images/{name}/requirements.in asks for, in the versions of requirements/. "
     header += f"Made by `{COMMAND}`; do not edit."
