@@ -71,7 +71,7 @@ class EngineSettings(StepSettings):
         100, ge=2, description="Pictures a look; captions and real images of the validation split."
     )
     guard_steps: int = Field(20, ge=1, description="DDIM steps of those pictures.")
-    guard_guidance_scale: float = Field(4.0, ge=1, description="Their guidance; the evaluation's own default.")
+    guard_guidance_scale: float = Field(1.5, ge=1, description="Their guidance; the evaluation's own default.")
     checkpoint_every: int = Field(25, ge=1, description="Updates between two checkpoints (a kill costs at most these).")
     checkpoint_seconds: float = Field(
         30.0,

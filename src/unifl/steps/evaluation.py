@@ -28,9 +28,9 @@ class EvaluationSettings(StepSettings):
     images: int = Field(1_000, ge=2, description="images a cell; KID's interval narrows with its square root")
     full_steps: int = Field(20, ge=1, description="DDIM steps of the slow sampler (arXiv 2404.05595 §5.1)")
     few_steps: int = Field(4, ge=1, description="steps of the fast one (§5.1); the base's documented gap decides")
-    guidance_scale: float = Field(4.0, ge=1, description="classifier-free guidance; the embedded base's best")
+    guidance_scale: float = Field(1.5, ge=1, description="classifier-free guidance; the embedded base's best by KID")
     stage2_guidance_scale: float | None = Field(
-        None, ge=1, description="for stage 2, whose training knows no guidance; as the others when absent"
+        None, ge=1, description="for stage 2, if it was trained with another one; as the others when absent"
     )
     spacing: Literal["trailing", "leading", "linspace"] = Field(
         "trailing", description="timestep spacing; trailing starts from pure noise (arXiv 2305.08891 §3.4)"
