@@ -78,7 +78,7 @@ def draw_loss(curve_file: Path, folder: Path) -> None:
     curve = json.loads(curve_file.read_text(encoding="utf-8"))
     figure, axes = pyplot.subplots(figsize=(6, 3), layout="constrained")
     axes.plot([entry["update"] for entry in curve], [entry["epsilon"] for entry in curve])
-    axes.set(xlabel="update", ylabel="epsilon loss", ylim=(0.05, 0.3), title="Embedded base model")
+    axes.set(xlabel="update", ylabel="epsilon loss", title="Embedded base model")
     axes.grid(alpha=0.3)
     figure.savefig(folder / "base_model_loss.svg", metadata={"Date": None})
 
