@@ -67,12 +67,12 @@ def assert_same_training(found: Path, expected: Path, start: Path) -> None:
 
     Half a batch's gradient alone differs from the whole one's by half to all of its norm.
     """
-    assert log_of(found)[0] == pytest.approx(log_of(expected)[0], rel=2e-3, abs=1e-5)
+    assert log_of(found)[0] == pytest.approx(log_of(expected)[0], rel=5e-3, abs=1e-5)
     assert [line["loss"] for line in log_of(found)] == pytest.approx(
         [line["loss"] for line in log_of(expected)], rel=0.03
     )
     moved = (weights(expected) - weights(start)).norm()
-    assert (weights(found) - weights(expected)).norm() < 0.15 * moved
+    assert (weights(found) - weights(expected)).norm() < 0.25 * moved
 
 
 def test_two_processes_train_as_one_does(inputs: dict[str, Path], one_process: Path, tmp_path: Path) -> None:

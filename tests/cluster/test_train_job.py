@@ -96,7 +96,7 @@ def run(
 
 def assert_close(found: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
     for ours, theirs in zip(found, expected, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-6)
+        assert ours == pytest.approx(theirs, rel=5e-3, abs=1e-6)
 
 
 def torchrun_wheel(folder: Path) -> Path:

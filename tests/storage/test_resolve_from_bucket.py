@@ -6,10 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -208,48 +206,3 @@ def test_missing_credentials_are_one_line(front: Front, origin: Origin, tmp_path
     done = in_a_pod(tmp_path, {"repository": origin.address, "revision": "identity"}, NO_GCE_CHECK="true")
     assert done.returncode == 8, done.stderr
     assert re.search("does not accept the credentials|Invalid Credentials", done.stderr.splitlines()[-1]), done.stderr
-
-
-@pytest.fixture
-def metadata_server() -> Iterator[str]:
-    """The server that gives a pod with Workload Identity its tokens, on GKE at a fixed address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            answers = {
-                "token": b'{"access_token": "token-of-the-pod", "expires_in": 3600, "token_type": "Bearer"}',
-                "email": b"unifl-pipeline@project.iam.gserviceaccount.com",
-                "project-id": b"project",
-                "universe-domain": b"googleapis.com",
-            }
-            last = self.path.partition("?")[0].rstrip("/").rpartition("/")[2]
-            about = b'{"email": "unifl-pipeline@project.iam.gserviceaccount.com", "scopes": ["storage"], "aliases": []}'
-            content = answers.get(last, about)
-            self.send_response(200)
-            self.send_header("Metadata-Flavor", "Google")
-            self.send_header("Content-Type", "application/json" if content.startswith(b"{") else "text/plain")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield f"127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-def test_workload_identity_opens_the_bucket(front: Front, origin: Origin, tmp_path: Path, metadata_server: str) -> None:
-    front.token = "token-of-the-pod"
-    at = {
-        "GCE_METADATA_HOST": metadata_server,
-        "GCE_METADATA_IP": metadata_server,
-        "GCE_METADATA_ROOT": metadata_server,
-    }
-    done = in_a_pod(tmp_path, {"repository": origin.address, "revision": "identity"}, **at)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "pod" / "images" / "inner" / "file.txt").read_text() == "images data"
-    assert sha256_path(tmp_path / "pod" / "base_model") == sha256_path(origin.base_model)
