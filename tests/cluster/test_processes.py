@@ -23,7 +23,10 @@ from unifl.feedback.parameters import save_untuned_model
 STEP = "adversarial_feedback"  # its discriminator learns as well, so two sets of gradients are averaged
 SETTINGS: dict[str, Any] = {
     "updates": 3, "batch_size": 4, "accumulate": 2, "steps": 4, "aesthetic_last_stop": 1, "warmup_updates": 0,
-    "learning_rate": 1e-4, "discriminator_blocks": 1, "diffusion_weight": 0.5, "mixed_precision": False,
+    "learning_rate": 1e-4, "discriminator_blocks": 1, "mixed_precision": False,
+    # The diffusion loss leads: perception models round to bfloat16, by half a batch otherwise than by a whole one, and
+    # Adam makes whole steps of it where a gradient is near 0. Without them two processes and one agree closely.
+    "diffusion_weight": 1.0, "adversarial_weight": 1e-6, "lambda_aesthetic": 1e-6,
 }  # fmt: skip
 TWO = Parallel(processes_per_node=2, gpu=False)
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -63,16 +66,13 @@ def weights(folder: Path) -> torch.Tensor:
 
 
 def assert_same_training(found: Path, expected: Path, start: Path) -> None:
-    """The first update agrees to rounding: the discriminator rounds to bfloat16, which Adam then magnifies.
-
-    Half a batch's gradient alone differs from the whole one's by half to all of its norm.
-    """
-    assert log_of(found)[0] == pytest.approx(log_of(expected)[0], rel=5e-3, abs=1e-5)
-    assert [line["loss"] for line in log_of(found)] == pytest.approx(
-        [line["loss"] for line in log_of(expected)], rel=0.03
-    )
+    """Half a batch's gradient alone differs from the whole one's by half of its norm: what is not averaged shows."""
+    for ours, theirs in zip(log_of(found), log_of(expected), strict=True):
+        tight = ("loss", "diffusion", "grad_norm", "lr")
+        assert [ours[key] for key in tight] == pytest.approx([theirs[key] for key in tight], rel=1e-4)
+        assert ours == pytest.approx(theirs, rel=0.05, abs=0.02)
     moved = (weights(expected) - weights(start)).norm()
-    assert (weights(found) - weights(expected)).norm() < 0.25 * moved
+    assert (weights(found) - weights(expected)).norm() < 0.01 * moved
 
 
 def test_two_processes_train_as_one_does(inputs: dict[str, Path], one_process: Path, tmp_path: Path) -> None:

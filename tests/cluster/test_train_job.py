@@ -26,6 +26,7 @@ from unifl.core.step import execute, step_definition
 STEP = "decoupled_feedback"
 SETTINGS: dict[str, Any] = {
     "updates": 2, "batch_size": 2, "steps": 4, "aesthetic_last_stop": 1, "warmup_updates": 0, "mixed_precision": False,
+    "diffusion_weight": 1.0, "lambda_aesthetic": 1e-6,  # as in test_processes: what leads must not round to bfloat16
 }  # fmt: skip
 TWO = Parallel(nodes=2, gpu=True, namespace=NAMESPACE, poll_seconds=0.2, queue="unifl")
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +44,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     save_untuned_model(home / "untuned", base_folder=base, stage="test")
     world = build_world(home, base) | {"model": home / "untuned"}
     needed = step_definition(STEP)
-    return {name: world[name] for name in needed.inputs if name in world and name not in needed.optional_inputs}
+    return {name: world[name] for name in needed.inputs if name in world}
 
 
 @pytest.fixture
@@ -95,9 +96,9 @@ def run(
 
 
 def assert_close(found: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
-    """The first update agrees to rounding, which Adam then magnifies."""
-    assert found[0] == pytest.approx(expected[0], rel=5e-3, abs=1e-6)
-    assert [line["loss"] for line in found] == pytest.approx([line["loss"] for line in expected], rel=0.03)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-3)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
 
 
 def torchrun_wheel(folder: Path) -> Path:
