@@ -31,7 +31,7 @@ GPU taints need no toleration here, because GKE gives it to every pod that asks 
 FLEX_START_HOURS = 7 * 24
 """How long GKE keeps a flex-start node."""
 
-WORK_PATH, SCRATCH_PATH, SHARED_MEMORY_PATH = "/work", "/tmp", "/dev/shm"
+WORK_PATH, SCRATCH_PATH, SHARED_MEMORY_PATH = "/unifl", "/tmp", "/dev/shm"
 """As in the training runtime of manifests/base."""
 
 _QUANTITY = r"^[0-9]+([KMGTPE]i?)?$"
@@ -78,7 +78,7 @@ class Pool(StepSettings):
         None, pattern=_QUANTITY, description="Most that a task may write to /tmp on the node's disk."
     )
     claim: str | None = Field(
-        None, description="Volume claim for checkpoints, at /work: with it a retry goes on where the task was lost."
+        None, description="Volume claim for checkpoints, at /unifl: with it a retry goes on where the task was lost."
     )
     environment: dict[str, str] = Field({}, description="Variables of the tasks. No secrets: pipelines show them.")
     timeout_hours: float | None = Field(None, gt=0, description="An attempt that takes longer is ended.")

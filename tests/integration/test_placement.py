@@ -64,8 +64,8 @@ def test_checkpoints_of_a_gpu_step_lie_on_the_claim_of_the_manifests() -> None:
     container, kubernetes = executors()["adversarial_feedback"]
     claim = yaml.safe_load((ROOT / "manifests/base/storage.yaml").read_text(encoding="utf-8"))
     (mount,) = kubernetes["pvcMount"]
-    assert (mount["constant"], mount["mountPath"]) == (claim["metadata"]["name"], "/work")
-    assert {"name": "UNIFL_CHECKPOINTS", "value": "/work/checkpoints"} in container["env"]
+    assert (mount["constant"], mount["mountPath"]) == (claim["metadata"]["name"], "/unifl")
+    assert {"name": "UNIFL_CHECKPOINTS", "value": "/unifl/checkpoints"} in container["env"]
 
 
 def test_cpu_steps_stay_off_gpu_nodes() -> None:
