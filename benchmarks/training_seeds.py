@@ -3,6 +3,7 @@ at many?
 
     python benchmarks/training_seeds.py                                # preset embedded, seeds 0, 1 and 2: hours
     python benchmarks/training_seeds.py --preset demo --seeds 0 1      # minutes; too few updates to expect a yes
+    python benchmarks/training_seeds.py --evaluated 0=runs/dvc/evaluation/evaluation.json   # seed 0 from dvc repro
 
 Everything that trains takes the seed; prompts, starting noise and real images of the evaluation are the same for all. A
 run that has ended is taken from the cache, so that the command can be killed and started again. Writes
@@ -37,14 +38,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="embedded")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--evaluated", metavar="SEED=FILE", action="append", default=[], help="a seed's evaluation that exists already"
+    )
     parser.add_argument("--output", type=Path, default=Path("docs/training_seeds.json"))
     arguments = parser.parse_args()
 
     from unifl.core.files import write_json_atomic
 
+    evaluated = {int(seed): Path(file) for seed, file in (one.split("=", 1) for one in arguments.evaluated)}
     rows, floor = [], None
     for seed in arguments.seeds:
-        evaluation = run(arguments.preset, seed)
+        evaluation = read(evaluated[seed]) if seed in evaluated else run(arguments.preset, seed)
         rows += [{"seed": seed, **answer(evaluation, model, steps)} for model, steps in QUESTIONS]
         floor = evaluation["floor"]["kid"]
     show(rows, floor)
@@ -59,7 +64,12 @@ def run(preset: str, seed: int) -> dict[str, Any]:
     ended = subprocess.run([sys.executable, "-m", "pipelines", "run", "--preset", preset, *seeds], check=False)
     if ended.returncode not in (0, 6):
         sys.exit(ended.returncode)
-    evaluation: dict[str, Any] = json.loads(EVALUATION.read_text(encoding="utf-8"))
+    return read(EVALUATION)
+
+
+def read(file: Path) -> dict[str, Any]:
+    """What the step evaluation has written."""
+    evaluation: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return evaluation
 
 

@@ -97,6 +97,7 @@ def perceptual_term(settings: PerceptualSettings, images: ImageTable, segmenter:
         device(),
         structure=settings.lambda_structure,
         style=settings.lambda_style,
+        content=settings.lambda_content,
         edges=settings.lambda_edges,
         style_layer_weights=settings.style_layer_weights,
     )

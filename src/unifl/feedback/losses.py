@@ -46,6 +46,18 @@ def gram_style_loss(
     return _sum(distances)
 
 
+def content_loss(generated: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
+    """Squared L2 distance of feature maps [N, C, h, w] over the reference's squared norm, averaged over the layers.
+
+    Johnson et al.'s feature reconstruction loss (arXiv 1603.08155 eq. 2) with layers made comparable; 0 for equal maps.
+    """
+    distances = [
+        (ours.float() - theirs.float()).square().mean() / theirs.float().square().mean()
+        for ours, theirs in zip(generated, reference, strict=True)
+    ]
+    return _sum(distances) / len(distances)
+
+
 def edge_loss(logits: Tensor, reference: Tensor) -> Tensor:
     """Binary cross-entropy of edge ``logits`` [N, H, W] against probabilities ``reference`` [N, H, W] in [0, 1]."""
     return F.binary_cross_entropy_with_logits(logits, reference)

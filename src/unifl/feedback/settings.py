@@ -88,6 +88,12 @@ class PerceptualSettings(EngineSettings):
 
     lambda_structure: float = Field(1.0, ge=0, description="Weight of the instance loss; the paper gives none.")
     lambda_style: float = Field(1.0, ge=0, description="Weight of the Gram distance; the paper gives none.")
+    lambda_content: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the distance of VGG-16's maps, place by place (arXiv 1603.08155 eq. 2; of a diffusion "
+        "model's own prediction: arXiv 2401.00110). The paper's framework takes any perception model.",
+    )
     lambda_edges: float = Field(0.0, ge=0, description="Weight of edge feedback, which the paper names as an option.")
     style_layer_weights: tuple[float, float, float, float] = Field(
         (6.9e-10, 6.0e-10, 5.5e-9, 6.7e-4),
@@ -109,8 +115,10 @@ class PerceptualSettings(EngineSettings):
             raise ValueError(
                 f"grad_t_max {self.grad_t_max} <= noise_to {self.noise_to} < steps {self.steps} does not hold"
             )
-        if not self.lambda_structure + self.lambda_style + self.lambda_edges > 0:
-            raise ValueError("lambda_structure, lambda_style and lambda_edges are all 0: there is nothing to learn")
+        if not self.lambda_structure + self.lambda_style + self.lambda_content + self.lambda_edges > 0:
+            raise ValueError(
+                "lambda_structure, lambda_style, lambda_content and lambda_edges are all 0: there is nothing to learn"
+            )
         return self
 
 

@@ -36,6 +36,9 @@ class StyleLayer(NamedTuple):
 # relu1_2, relu2_2, relu3_3, relu4_3: the style layers of Johnson et al., arXiv 1603.08155.
 STYLE_LAYERS = (StyleLayer(1, 2), StyleLayer(2, 2), StyleLayer(3, 3), StyleLayer(4, 3))
 
+# relu2_2, relu3_3: fine enough for the place of a stroke, high enough not to ask for its very pixels.
+CONTENT_LAYERS = STYLE_LAYERS[1:3]
+
 
 class VGG16Trunk(nn.Module):
     """The first `blocks` blocks of VGG-16 with frozen weights from a Keras file `weights`.

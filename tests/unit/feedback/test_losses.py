@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.special import log_expit
 
 from unifl.feedback.losses import (
+    content_loss,
     decoupled_hinge,
     diffusion_loss,
     discriminator_loss,
@@ -70,6 +71,13 @@ def test_style_loss_ignores_where_things_are() -> None:
     feature_map = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     moved = feature_map.flatten(2)[:, :, torch.randperm(16)].view_as(feature_map)
     assert float(gram_style_loss([gram_matrix(feature_map)], [gram_matrix(moved)])) == pytest.approx(0, abs=1e-10)
+
+
+def test_content_loss_is_the_squared_error_over_the_squared_norm_averaged_over_layers() -> None:
+    reference = [torch.full((1, 2, 2, 2), 2.0), torch.full((1, 1, 4, 4), 3.0)]
+    assert float(content_loss(reference, reference)) == 0
+    generated = [reference[0] + 1.0, reference[1] * 0]  # 1 / 4, and 9 / 9
+    assert float(content_loss(generated, reference)) == pytest.approx((0.25 + 1.0) / 2)
 
 
 def test_edge_loss_is_least_at_the_reference() -> None:

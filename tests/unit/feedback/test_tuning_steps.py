@@ -48,7 +48,7 @@ def tuned(world: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> d
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("UNIFL_CHECKPOINTS", str(home / "checkpoints"))
         first, second, third = home / "perceptual", home / "decoupled", home / "adversarial"
-        run("perceptual_feedback", world, first, QUICK | EARLY | {"lambda_edges": 0.5})
+        run("perceptual_feedback", world, first, QUICK | EARLY | {"lambda_edges": 0.5, "lambda_content": 0.5})
         run("decoupled_feedback", world, second, QUICK, first)
         run("adversarial_feedback", world, third, QUICK | {"discriminator_blocks": 1}, second)
     return {"perceptual": first, "decoupled": second, "adversarial": third}
@@ -70,7 +70,7 @@ def test_each_stage_leaves_a_model_that_differs_from_the_one_before(
 
 
 def test_the_logs_name_every_term_of_the_paper(tuned: dict[str, Path]) -> None:
-    assert {"structure", "style", "edges", "pefl"} <= log_of(tuned["perceptual"])[0].keys()
+    assert {"structure", "style", "content", "edges", "pefl"} <= log_of(tuned["perceptual"])[0].keys()
     hinges = {f"hinge_{axis}" for axis in AXES} | {f"reward_{axis}" for axis in AXES}
     assert hinges | {"aesthetic"} <= log_of(tuned["decoupled"])[0].keys()
     assert hinges | {"generator", "discriminator", "score_real", "score_fake"} <= log_of(tuned["adversarial"])[0].keys()
@@ -78,7 +78,9 @@ def test_the_logs_name_every_term_of_the_paper(tuned: dict[str, Path]) -> None:
 
 def test_logged_sums_are_what_the_paper_says(tuned: dict[str, Path]) -> None:
     first = log_of(tuned["perceptual"])[0]
-    assert first["loss"] == pytest.approx(first["structure"] + first["style"] + 0.5 * first["edges"], rel=1e-5)
+    assert first["loss"] == pytest.approx(
+        first["structure"] + first["style"] + 0.5 * (first["content"] + first["edges"]), rel=1e-5
+    )
     second = log_of(tuned["decoupled"])[0]
     assert second["loss"] == pytest.approx(sum(second[f"hinge_{axis}"] for axis in AXES), rel=1e-5)
     third = log_of(tuned["adversarial"])[0]

@@ -19,13 +19,13 @@ from unifl.data.contracts import ImageTable
 from unifl.diffusion.adapter import DiffusionAdapter
 from unifl.diffusion.randomness import Randomness
 from unifl.feedback.batches import Batch
-from unifl.feedback.losses import edge_loss, gram_style_loss
+from unifl.feedback.losses import content_loss, edge_loss, gram_style_loss
 from unifl.feedback.objectives import Logs, Objective
 from unifl.feedback.trajectory import Trajectory, denoise_with_gradient, start_from_image
 from unifl.perception.hed import HED
 from unifl.perception.segmenter import Segmenter, structure_loss
 from unifl.perception.segmenter import load as load_segmenter
-from unifl.perception.vgg import VGG16Gram
+from unifl.perception.vgg import CONTENT_LAYERS, VGG16Gram
 
 
 class PerceptualFeedback(Protocol):
@@ -65,6 +65,20 @@ class StyleFeedback:
         return gram_style_loss(self.grams(images), reference, self.layer_weights)
 
 
+class ContentFeedback:
+    """Distance of VGG-16 maps of the generated and the real image, place by place: detail where the image has it."""
+
+    name = "content"
+
+    def __init__(self, features: VGG16Gram) -> None:
+        self.features = features
+
+    def __call__(self, images: Tensor, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            reference = self.features.features(batch.real_images().to(images.device))
+        return content_loss(self.features.features(images), reference)
+
+
 class EdgeFeedback:
     """Cross-entropy of edges, detected in the generated image, against those of the real one (a further option)."""
 
@@ -98,7 +112,7 @@ class PerceptualObjective(Objective):
         if not self.feedbacks:
             raise SettingsError(
                 "perceptual feedback has nothing to learn from: every lambda is 0",
-                remedy="set lambda_structure, lambda_style or lambda_edges above 0",
+                remedy="set lambda_structure, lambda_style, lambda_content or lambda_edges above 0",
             )
         if not trajectory.last_stop <= noise_to < trajectory.steps:
             raise SettingsError(
@@ -130,6 +144,7 @@ def perceptual_feedbacks(
     *,
     structure: float,
     style: float,
+    content: float,
     edges: float,
     style_layer_weights: Sequence[float],
 ) -> list[WeightedFeedback]:
@@ -144,6 +159,8 @@ def perceptual_feedbacks(
         feedbacks.append(WeightedFeedback(StructureFeedback(segmenter), structure))
     if style > 0:
         feedbacks.append(WeightedFeedback(StyleFeedback(VGG16Gram().to(device), style_layer_weights), style))
+    if content > 0:
+        feedbacks.append(WeightedFeedback(ContentFeedback(VGG16Gram(CONTENT_LAYERS).to(device)), content))
     if edges > 0:
         feedbacks.append(WeightedFeedback(EdgeFeedback(HED().to(device)), edges))
     return feedbacks
