@@ -27,6 +27,12 @@ class RewardModelSettings(HeadSettings):
         {"detail": -0.5},
         description="added to the mean preferred score; arXiv 2404.05595 §4 sets detail lower, since more adds noise",
     )
+    threads: int = Field(
+        2,
+        ge=1,
+        description="threads of PyTorch; not the number of cores or OMP_NUM_THREADS, since the order of sums, and "
+        "with it the digest of the reward model, follows from it",
+    )
     probe_images: int = Field(40, ge=0, description="validation images on which the reaction to each axis is measured")
 
 
@@ -50,6 +56,17 @@ def run(inputs: Paths, outputs: Paths, settings: RewardModelSettings, context: S
     if settings.axis is None:
         raise SettingsError("the axis is missing", expected="axis=color, layout, lighting or detail")
 
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(settings.threads)
+    try:
+        return _train(settings.axis, inputs, outputs, settings)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train(axis: Axis, inputs: Paths, outputs: Paths, settings: RewardModelSettings) -> Metrics:
     from unifl.data.contracts import open_images
     from unifl.rewards.features import features_of_prompts, features_of_references
     from unifl.rewards.model import DETAILS, RewardConfig, RewardModel, sentence_encoder, shared_trunk
@@ -57,7 +74,6 @@ def run(inputs: Paths, outputs: Paths, settings: RewardModelSettings, context: S
     from unifl.rewards.response import axis_response, response_probe
     from unifl.rewards.training import PairTensors, train_head, validate
 
-    axis = settings.axis
     images = open_images(inputs["images"])
     votes = read_votes(inputs["preferences"], axis, images)
     training = pairs_of_split(votes, "train", settings.pairs, inputs["preferences"])
