@@ -1,1 +1,1 @@
-"""Tuning steps on several processes: torchrun on the GPUs of one pod, a Kubeflow TrainJob on several nodes."""
+"""The cluster as steps see it: a tuning step on several processes (torchrun, or a TrainJob), the quota, the webhook."""
