@@ -21,7 +21,7 @@ MEGABYTE = 10**6
 LARGEST = {"data": 700 * MEGABYTE, "train": 2500 * MEGABYTE}
 COLD_START_SECONDS = 6.0
 STEPS = {
-    "data": ("resolve_data", "validate_data", "quality_gate", "publish"),
+    "data": ("preflight", "resolve_data", "validate_data", "quality_gate", "publish", "run_summary"),
     "train": (
         *("prompt_curation", "reward_model", "perceptual_feedback", "decoupled_feedback", "adversarial_feedback"),
         *("evaluation", "autoencoder", "base_model", "segmentation_model", "judge_models"),

@@ -73,6 +73,15 @@ def parsed_json(text: str, *, step: str | None = None) -> dict[str, Any]:
     return values
 
 
+def settings_with(text: str, **more: Any) -> str:
+    """Settings as JSON with `more` put in: what a component knows only when it runs. What is no JSON object stays as it
+    is, for the check of the settings to refuse."""
+    try:
+        return json.dumps({**parsed_json(text), **more})
+    except SettingsError:
+        return text
+
+
 def mistakes(error: ValidationError, settings_type: type[StepSettings], prefix: str = "") -> list[str]:
     """Every mistake that pydantic found, as words: unknown names with the nearest valid one, wrong values as given."""
     found = []

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from unifl.core.digest import code_version as running_code_version
 from unifl.core.errors import INTERRUPTED_EXIT_CODE, SettingsError, UniflError
+from unifl.core.notes import FAILED, RUNNING, SUCCEEDED, leave_note
 
 if TYPE_CHECKING:
-    from unifl.core.step import StepFunction
+    from unifl.core.step import Metrics, StepFunction
 
 ERROR_FILE_VARIABLE = "UNIFL_ERROR_FILE"
 PARENT_VARIABLE = "UNIFL_PARENT"
@@ -60,8 +61,11 @@ def run_task(
     # kfp's executor logs at INFO for every library in the process; a step's log is its own.
     logging.getLogger().setLevel(logging.WARNING)
     print(BEGIN_LINE, file=sys.stderr, flush=True)
+    leave_note(step, RUNNING)
+    began = time.monotonic()
     try:
-        _run(step, arguments, function)
+        metrics = _run(step, arguments, function)
+        leave_note(step, SUCCEEDED, metrics=metrics, seconds=round(time.monotonic() - began, 1))
         print(END_LINE, file=sys.stderr, flush=True)
     except UniflError as error:
         error.step = error.step or step
@@ -73,7 +77,7 @@ def run_task(
         _end(step, f"{step}: {type(error).__name__}: {error}; the traceback is in the task's log", UniflError.exit_code)
 
 
-def _run(step: str, arguments: Mapping[str, Any], function: Callable[[], StepFunction | None] | None) -> None:
+def _run(step: str, arguments: Mapping[str, Any], function: Callable[[], StepFunction | None] | None) -> Metrics:
     from unifl.core.step import execute, step_definition
 
     submitted = arguments["code_version"]
@@ -101,10 +105,12 @@ def _run(step: str, arguments: Mapping[str, Any], function: Callable[[], StepFun
     metrics.metadata.update(returned)
     for subject in json.loads(Path(record.path).read_text(encoding="utf-8"))["subject"]:
         arguments[subject["name"]].metadata["sha256"] = subject["digest"]["sha256"]
+    return returned
 
 
 def _end(step: str, line: str, exit_code: int) -> NoReturn:
     line = " ".join(line.split())
+    leave_note(step, FAILED, error=line, exit_code=exit_code)
     print(line, END_LINE, sep="\n", file=sys.stderr, flush=True)
     if file := os.environ.get(ERROR_FILE_VARIABLE):
         Path(file).write_text(json.dumps({"step": step, "exit_code": exit_code, "error": line}), encoding="utf-8")

@@ -55,6 +55,35 @@ def resolve(repository: str, revision: str | None, paths: Mapping[str, str], rem
         return _resolved(fs, repository, revision, paths)
 
 
+def missing(
+    repository: str,
+    revision: str | None,
+    paths: Mapping[str, str],
+    *,
+    expected: Mapping[str, str],
+    remote: str | None = None,
+) -> list[DataContractError]:
+    """What of `paths` is not in the repository at the revision, or has another digest than `expected`; all of it.
+
+    Fetches nothing: an expected SHA-256 of data that is no set of a store is left for `fetch` to compare. Arguments as
+    there. Raises SettingsError for an unknown repository or revision.
+    """
+    problems = []
+    with _file_system(repository, revision, remote) as fs:
+        for name, path in paths.items():
+            try:
+                found = _resolved(fs, repository, revision, {name: path})
+            except DataContractError as error:
+                problems.append(error)
+                continue
+            wanted, md5, sha256 = expected.get(name, ""), found.md5[name], found.sha256.get(name)
+            if len(wanted) in MD5_LENGTHS and wanted != md5:
+                problems.append(_another_digest(name, path, wanted, f"DVC MD5 {md5}"))
+            elif wanted and sha256 and len(wanted) not in MD5_LENGTHS and wanted != sha256:
+                problems.append(_another_digest(name, path, wanted, f"the set {sha256}"))
+    return problems
+
+
 def fetch(
     repository: str,
     revision: str | None,

@@ -12,6 +12,7 @@ from types import ModuleType
 from unifl.core.errors import SettingsError
 
 STEPS: dict[str, str] = {
+    "preflight": "On a cluster: check settings, data, secrets, images, quota and disk before the first GPU starts.",
     "resolve_data": "Fetch the run's inputs from a DVC repository at a revision and check their SHA-256.",
     "validate_data": "Check images, prompts and preferences against their expectations; block the run on an error.",
     "prompt_curation": "Select rich and diverse prompts (active prompt selection).",
@@ -22,6 +23,7 @@ STEPS: dict[str, str] = {
     "evaluation": "Measure base, stage 1 and stage 2: KID, FID, image-text score, four judges; write the report.",
     "quality_gate": "Let a model pass, or fail, by thresholds on its evaluation.",
     "publish": "Make the released folder: loadable model, model card, record bundle, checksums.",
+    "run_summary": "On a cluster: the run's summary, a webhook told, old leftovers removed.",
     "embedded_icons": "Maintainers: collect the icon sets for the embedded data.",
     "embedded_images": "Maintainers: draw the embedded images with captions and exact masks.",
     "embedded_prompts": "Maintainers: make the embedded prompt database.",
@@ -39,3 +41,8 @@ def load_step(name: str) -> ModuleType:
     if name not in STEPS:
         raise SettingsError(f"no step is called {name!r}", expected=f"one of {', '.join(STEPS)}")
     return importlib.import_module(f"unifl.steps.{name}")
+
+
+def step_of(task: str) -> str:
+    """The step that a task of the DAG runs: its own name, or that name without an axis behind it."""
+    return task if task in STEPS else task.rpartition("_")[0]
