@@ -46,6 +46,22 @@ placement_option = click.option(
     metavar="NAME|FILE",
     help=f"Where tasks run: {', '.join(PLACEMENTS)}, or a table of yours in that form.",
 )
+pipeline_options = _options(
+    click.option(
+        "--pipeline",
+        default="feedback_learning",
+        show_default=True,
+        metavar="NAME",
+        help="feedback_learning, evaluation_only, acceleration_only, or step_STEP for one step alone.",
+    ),
+    click.option(
+        "--input",
+        "inputs",
+        multiple=True,
+        metavar="NAME=ADDRESS",
+        help="What steps that are no part of the pipeline have made (stage1=gs://...); again for more.",
+    ),
+)
 cluster_options = _options(
     click.option(
         "--host",
@@ -147,6 +163,7 @@ def compile_pipelines(placement: str, out: Path | None) -> None:
 @commands.command()
 @preset_option
 @set_option
+@pipeline_options
 @placement_option
 @place_options
 @wait_options
@@ -154,6 +171,8 @@ def compile_pipelines(placement: str, out: Path | None) -> None:
 def submit(
     preset: str,
     overrides: tuple[str, ...],
+    pipeline: str,
+    inputs: tuple[str, ...],
     placement: str,
     name: str | None,
     allow_dirty: bool,
@@ -161,7 +180,7 @@ def submit(
     poll: float,
     **options: Any,
 ) -> None:
-    """Run feedback learning on a cluster.
+    """Run feedback learning on a cluster, or a part of it.
 
     Settings, data revision and digests are checked and pinned before anything is sent. The pipeline is uploaded as a
     version named COMMIT-DIGEST, unless the cluster has it already.
@@ -169,7 +188,9 @@ def submit(
     from pipelines import submission
 
     cluster, place = _cluster(options), _place(options)
-    prepared = submission.prepare(preset, overrides, name, allow_dirty, placement)
+    prepared = submission.prepare(
+        cluster, preset, overrides, name, allow_dirty, placement=placement, pipeline=pipeline, inputs=inputs
+    )
     run_id, version = submission.submit(cluster, prepared, place)
     about = [f"version {version.name} ({'uploaded' if version.uploaded else 'was there'})", f"placement {placement}"]
     click.echo("\n".join(submission.submitted_lines(cluster, run_id, about)))
@@ -191,6 +212,7 @@ def schedule() -> None:
 )
 @preset_option
 @set_option
+@pipeline_options
 @placement_option
 @place_options
 @cluster_options
@@ -198,6 +220,8 @@ def create_schedule(
     cron: str,
     preset: str,
     overrides: tuple[str, ...],
+    pipeline: str,
+    inputs: tuple[str, ...],
     placement: str,
     name: str | None,
     allow_dirty: bool,
@@ -211,7 +235,9 @@ def create_schedule(
 
     schedule.six_fields(cron)
     cluster, place = _cluster(options), _place(options)
-    prepared = submission.prepare(preset, overrides, name, allow_dirty, placement)
+    prepared = submission.prepare(
+        cluster, preset, overrides, name, allow_dirty, placement=placement, pipeline=pipeline, inputs=inputs
+    )
     schedule_id, version = schedule.create(cluster, prepared, place, cron)
     uploaded = "uploaded" if version.uploaded else "was there"
     click.echo(f"version {version.name} ({uploaded})\nplacement {placement}\nschedule {schedule_id}")
@@ -311,6 +337,7 @@ def cancel(run_id: str, **options: Any) -> None:
 @commands.command()
 @click.argument("run_id", metavar="RUN")
 @click.option("--from", "first", required=True, metavar="STEP", help="The step to run again, with all that follow.")
+@click.option("--only", is_flag=True, help="Run that step alone, and nothing that follows.")
 @set_option
 @click.option(
     "--artifacts",
@@ -325,6 +352,7 @@ def cancel(run_id: str, **options: Any) -> None:
 def rerun(
     run_id: str,
     first: str,
+    only: bool,
     overrides: tuple[str, ...],
     artifacts: Path | None,
     placement: str,
@@ -343,7 +371,9 @@ def rerun(
     from pipelines import rerun, submission
 
     cluster, place = _cluster(options), _place(options)
-    prepared = rerun.prepare_rerun(cluster, run_id, first, overrides, artifacts, name, allow_dirty, placement)
+    prepared = rerun.prepare_rerun(
+        cluster, run_id, first, overrides, artifacts, name, allow_dirty, placement=placement, only=only
+    )
     with tempfile.TemporaryDirectory() as scratch:
         new = rerun.submit_rerun(cluster, prepared, place, Path(scratch, "pipeline.yaml"))
     about = [

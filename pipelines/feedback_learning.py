@@ -11,6 +11,9 @@ A rerun builds it from a step on, with the outputs of a past run before that (`p
 unrolled: some back ends lose a retry inside ParallelFor.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from kfp import dsl
 
 from components.adversarial_feedback.component import adversarial_feedback
@@ -24,6 +27,7 @@ from components.reward_model.component import reward_model
 from components.validate_data.component import validate_data
 from pipelines.dag import Addresses, Dag
 from pipelines.placement import Placement
+from unifl.data.vocabulary import AXES
 
 NAME = "unifl-feedback-learning"
 
@@ -33,7 +37,8 @@ def feedback_learning(placement: Placement, past: Addresses | None = None):
 
     Its parameters: `code_version`, the digest of the source that the run was submitted with (caches go by it), and one
     JSON string of settings a task. Revision and digests of the data are resolved before submission and stand in
-    `resolve_data_settings`; an axis stands in the settings of its reward model.
+    `resolve_data_settings`; an axis stands in the settings of its reward model. `preflight_settings` and
+    `run_summary_settings` matter on a cluster only.
     """
 
     @dsl.pipeline(
@@ -54,89 +59,106 @@ def feedback_learning(placement: Placement, past: Addresses | None = None):
         adversarial_feedback_settings: str,
         evaluation_settings: str,
         quality_gate_settings: str,
+        preflight_settings: str = "{}",
+        run_summary_settings: str = "{}",
     ):
+        steps = {
+            "resolve_data": resolve_data_settings,
+            "validate_data": validate_data_settings,
+            "prompt_curation": prompt_curation_settings,
+            "reward_model_color": reward_model_color_settings,
+            "reward_model_layout": reward_model_layout_settings,
+            "reward_model_lighting": reward_model_lighting_settings,
+            "reward_model_detail": reward_model_detail_settings,
+            "perceptual_feedback": perceptual_feedback_settings,
+            "decoupled_feedback": decoupled_feedback_settings,
+            "adversarial_feedback": adversarial_feedback_settings,
+            "evaluation": evaluation_settings,
+            "quality_gate": quality_gate_settings,
+        }
         dag = Dag(placement, code_version, past)
-        data = dag.step("resolve_data", resolve_data, resolve_data_settings)
-
-        validated = dag.step(
-            "validate_data",
-            validate_data,
-            validate_data_settings,
-            images=data["images"],
-            prompts=data["prompts"],
-            preferences=data["preferences"],
-        )
-
-        curated = dag.step(
-            "prompt_curation", prompt_curation, prompt_curation_settings, after=validated, prompts=data["prompts"]
-        )
-
-        rewards = {}
-        for axis, settings in {
-            "color": reward_model_color_settings,
-            "layout": reward_model_layout_settings,
-            "lighting": reward_model_lighting_settings,
-            "detail": reward_model_detail_settings,
-        }.items():
-            reward = dag.step(
-                f"reward_model_{axis}",
-                reward_model,
-                settings,
-                after=validated,
-                preferences=data["preferences"],
-                images=data["images"],
-            )
-            rewards[f"reward_{axis}"] = reward["reward_model"]
-
-        # Of the evaluation, and of the guard that may stop a tuning.
-        examiners = {"judges": data["judges"], "scorer": data["scorer"]}
-        perceptual = dag.step(
-            "perceptual_feedback",
-            perceptual_feedback,
-            perceptual_feedback_settings,
-            after=validated,
-            base_model=data["base_model"],
-            images=data["images"],
-            segmenter=data["segmenter"],
-            **examiners,
-        )
-
-        decoupled = dag.step(
-            "decoupled_feedback",
-            decoupled_feedback,
-            decoupled_feedback_settings,
-            base_model=data["base_model"],
-            model=perceptual["tuned_model"],
-            **rewards,
-            selected_prompts=curated["selected_prompts"],
-            images=data["images"],
-            segmenter=data["segmenter"],
-            **examiners,
-        )
-
-        adversarial = dag.step(
-            "adversarial_feedback",
-            adversarial_feedback,
-            adversarial_feedback_settings,
-            base_model=data["base_model"],
-            model=decoupled["tuned_model"],
-            **rewards,
-            selected_prompts=curated["selected_prompts"],
-            images=data["images"],
-            **examiners,
-        )
-
-        evaluated = dag.step(
-            "evaluation",
-            evaluation,
-            evaluation_settings,
-            base_model=data["base_model"],
-            stage1=decoupled["tuned_model"],
-            stage2=adversarial["tuned_model"],
-            images=data["images"],
-            **examiners,
-        )
-
-        dag.step("quality_gate", quality_gate, quality_gate_settings, evaluation=evaluated["evaluation"])
+        with dag.guarded(preflight_settings, run_summary_settings, steps):
+            add_steps(dag, steps)
 
     return pipeline
+
+
+def add_steps(dag: Dag, settings: Mapping[str, Any]) -> None:
+    """All steps of the DAG, edge by edge; `settings` maps the tasks that run to their settings."""
+    data = dag.step("resolve_data", resolve_data, settings["resolve_data"])
+
+    validated = dag.step(
+        "validate_data",
+        validate_data,
+        settings["validate_data"],
+        images=data["images"],
+        prompts=data["prompts"],
+        preferences=data["preferences"],
+    )
+
+    curated = dag.step(
+        "prompt_curation", prompt_curation, settings["prompt_curation"], after=validated, prompts=data["prompts"]
+    )
+
+    rewards = {}
+    for axis in AXES:
+        reward = dag.step(
+            f"reward_model_{axis}",
+            reward_model,
+            settings[f"reward_model_{axis}"],
+            after=validated,
+            preferences=data["preferences"],
+            images=data["images"],
+        )
+        rewards[f"reward_{axis}"] = reward["reward_model"]
+
+    # Of the evaluation, and of the guard that may stop a tuning.
+    examiners = {"judges": data["judges"], "scorer": data["scorer"]}
+    perceptual = dag.step(
+        "perceptual_feedback",
+        perceptual_feedback,
+        settings["perceptual_feedback"],
+        after=validated,
+        base_model=data["base_model"],
+        images=data["images"],
+        segmenter=data["segmenter"],
+        **examiners,
+    )
+
+    decoupled = dag.step(
+        "decoupled_feedback",
+        decoupled_feedback,
+        settings["decoupled_feedback"],
+        base_model=data["base_model"],
+        model=perceptual["tuned_model"],
+        **rewards,
+        selected_prompts=curated["selected_prompts"],
+        images=data["images"],
+        segmenter=data["segmenter"],
+        **examiners,
+    )
+
+    adversarial = dag.step(
+        "adversarial_feedback",
+        adversarial_feedback,
+        settings["adversarial_feedback"],
+        base_model=data["base_model"],
+        model=decoupled["tuned_model"],
+        **rewards,
+        selected_prompts=curated["selected_prompts"],
+        images=data["images"],
+        **examiners,
+    )
+
+    evaluated = dag.step(
+        "evaluation",
+        evaluation,
+        settings["evaluation"],
+        base_model=data["base_model"],
+        stage1=decoupled["tuned_model"],
+        stage2=adversarial["tuned_model"],
+        images=data["images"],
+        **examiners,
+    )
+
+    dag.step("quality_gate", quality_gate, settings["quality_gate"], evaluation=evaluated["evaluation"])

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import yaml
 
 from pipelines.cluster_client import Cluster
+from pipelines.compiling import dag_tasks
 from pipelines.dag import IMPORTED
 from unifl.core.errors import ClusterError, NotFoundError, SettingsError
 
@@ -137,7 +138,7 @@ class AddressFile:
 def by_dag_names(outputs: TaskOutputs, spec: Mapping[str, Any]) -> TaskOutputs:
     """`outputs` by the names of the DAG in the place of the compiled pipeline's; what a rerun imported counts as the
     output of the step that once made it."""
-    tasks = spec.get("root", {}).get("dag", {}).get("tasks", {})
+    tasks = dag_tasks(spec)
     named: TaskOutputs = {}
     for key, written in outputs.items():
         name = tasks.get(key, {}).get("taskInfo", {}).get("name", key)

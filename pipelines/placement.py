@@ -16,8 +16,10 @@ from pydantic import ByteSize, Field, TypeAdapter, ValidationError, field_valida
 from pydantic_core import PydanticCustomError
 
 from pipelines.accelerator_cost import ACCELERATOR_LABELS, read_prices
-from pipelines.settings import GIVEN_MODEL_TASKS, TASKS
+from pipelines.settings import FLOW, GIVEN_MODEL_TASKS, TASKS
+from unifl.cluster.webhook import URL_VARIABLE
 from unifl.core.errors import SettingsError
+from unifl.core.notes import NOTES_VARIABLE, RUN_VARIABLE, TASK_VARIABLE
 from unifl.core.settings import StepSettings, did_you_mean, mistakes
 from unifl.core.step import CHECKPOINTS_VARIABLE
 
@@ -33,6 +35,12 @@ FLEX_START_HOURS = 7 * 24
 
 WORK_PATH, SCRATCH_PATH, SHARED_MEMORY_PATH = "/unifl", "/tmp", "/dev/shm"
 """As in the training runtime of manifests/base."""
+
+RUN_LABEL = "metadata.labels['pipeline/runid']"
+"""Where Kubeflow Pipelines writes the run's id on each pod."""
+
+ALWAYS_RUN = frozenset({"preflight", "run_summary"})
+"""Tasks that look at the cluster as it is now, so none of them may come from the cache."""
 
 _QUANTITY = r"^[0-9]+([KMGTPE]i?)?$"
 
@@ -128,6 +136,7 @@ class TaskPlace(StepSettings):
 
     pool: str | None = Field(None, description="A name of `pools`; the default pool without one.")
     cached: bool = Field(True, description="Whether an unchanged task may be taken from the cache.")
+    shares: bool = Field(True, description="Whether it mounts the workspace; a publishing task needs none of it.")
     cpu: str | None = Field(None, description="As in a pool.")
     memory: str | None = Field(None, description="As in a pool.")
     gpus: int | None = Field(None, description="As in a pool.")
@@ -136,10 +145,31 @@ class TaskPlace(StepSettings):
     retries: Retries | None = Field(None, description="As in a pool.")
 
 
+class Workspace(StepSettings):
+    """The volume that all tasks share, at /unifl: checkpoints, and the notes that the run's summary is made of."""
+
+    claim: str = Field("unifl-work", min_length=1, description="Volume claim, as in manifests/base/storage.yaml.")
+    free_gib: float = Field(20.0, ge=0, description="Free space that preflight asks for, in GiB.")
+
+
+class Webhook(StepSettings):
+    """The secret with the address that is told of a run's end; no compiled pipeline holds its value."""
+
+    secret: str = Field("unifl-webhook", min_length=1, description="Name of the Secret.")
+    key: str = Field("url", min_length=1, description="Key in it.")
+    required: bool = Field(False, description="Whether preflight refuses a run without it.")
+
+
 class Placement(StepSettings):
     """The table: pools, and the tasks that run in another one than the default."""
 
     description: str = Field("", description="One line for a reader.")
+    on_cluster: bool = Field(
+        True, description="Kubernetes, where preflight goes before the DAG and its summary after it; else kfp.local."
+    )
+    namespace: str = Field("unifl", min_length=1, description="Namespace of the pods, which preflight checks.")
+    workspace: Workspace | None = Field(None, description="The volume of all tasks; {} for that of manifests/base.")
+    webhook: Webhook | None = Field(None, description="Who is told of a run's end; {} for the secret of docs/gke.md.")
     label_pods: bool = Field(False, description="Give each pod its task's name as label `unifl/step`; alerts go by it.")
     default: Pool = Field(Pool(), description="Where a task runs that `tasks` does not name.")
     pools: dict[str, Pool] = Field({}, description="Other pools, by name.")
@@ -165,6 +195,12 @@ class Placement(StepSettings):
                 self._pool(place)
             except ValidationError as error:
                 wrong += [f"tasks.{name}.{mistake}" for mistake in mistakes(error, Pool)]
+        if self.workspace:
+            wrong += [
+                f"pools.{name}.claim: the workspace is another volume, {self.workspace.claim}"
+                for name, pool in {"default": self.default, **self.pools}.items()
+                if pool.claim not in (None, self.workspace.claim)
+            ]
         if wrong:
             raise PydanticCustomError("places", "{wrong}", {"wrong": "; ".join(wrong)})
         return self
@@ -175,23 +211,27 @@ class Placement(StepSettings):
 
     def cached(self, task: str) -> bool:
         """Whether `task` may be taken from the cache."""
-        return self._place(task).cached
+        return task not in ALWAYS_RUN and self._place(task).cached
+
+    def shared(self, task: str) -> Workspace | None:
+        """The volume that `task` shares with the others."""
+        return self.workspace if self._place(task).shares else None
 
     def _place(self, task: str) -> TaskPlace:
         return self.tasks.get(task) or self.tasks.get(TASKS.get(task, task)) or TaskPlace()
 
     def _pool(self, place: TaskPlace) -> Pool:
         pool = self.default if place.pool is None else self.pools[place.pool]
-        own = place.model_dump(exclude={"pool", "cached"}, exclude_none=True)
+        own = place.model_dump(exclude={"pool", "cached", "shares"}, exclude_none=True)
         return Pool.model_validate({**pool.model_dump(), **own}) if own else pool
 
 
 def task_names() -> list[str]:
     """What `tasks` of a placement may name: tasks of all pipelines, and steps that several tasks run."""
-    return list(dict.fromkeys([*TASKS, *TASKS.values(), *GIVEN_MODEL_TASKS, "publish"]))
+    return list(dict.fromkeys([*FLOW, *FLOW.values(), *GIVEN_MODEL_TASKS, "publish"]))
 
 
-THIS_MACHINE = Placement()
+THIS_MACHINE = Placement(on_cluster=False)
 
 
 def placements() -> dict[str, Path]:
@@ -226,15 +266,29 @@ def read_placement(name: str) -> Placement:
         ) from error
 
 
+def cluster_placement(name: str) -> Placement:
+    """`read_placement` for a cluster. Raises SettingsError for a table that is not for one."""
+    placement = read_placement(name)
+    if not placement.on_cluster:
+        raise SettingsError(
+            f"the placement {name} is for this machine", remedy="take another one, or `python -m pipelines run`"
+        )
+    return placement
+
+
 def place(task: dsl.PipelineTask, name: str, placement: Placement) -> None:
     """Give `task` its name in the DAG and what `placement` says about it."""
     needs = placement.needs(name)
     task.set_display_name(name)
     task.set_caching_options(enable_caching=placement.cached(name))
+    # Every call of a method that touches the container reads the source of all its callers, a third of the time that
+    # compiling took; so limits are set beside their requests, and variables all at once.
     if needs.cpu:
-        task.set_cpu_request(needs.cpu).set_cpu_limit(needs.cpu)
+        task.set_cpu_request(needs.cpu)
+        task.container_spec.resources.cpu_limit = needs.cpu
     if needs.memory:
-        task.set_memory_request(needs.memory).set_memory_limit(needs.memory)
+        task.set_memory_request(needs.memory)
+        task.container_spec.resources.memory_limit = needs.memory
     if needs.gpus:
         task.set_accelerator_type(GPU_RESOURCE).set_accelerator_limit(needs.gpus)
     if needs.retries.times:
@@ -244,18 +298,37 @@ def place(task: dsl.PipelineTask, name: str, placement: Placement) -> None:
             backoff_factor=needs.retries.factor,
             backoff_max_duration=f"{needs.retries.longest_wait_seconds}s",
         )
-    for variable, value in needs.environment.items():
-        task.set_env_variable(variable, value)
-    if placement != THIS_MACHINE:
-        _place_pod(task, name, needs, placement.label_pods)
+    if variables := {**needs.environment, **_own_variables(name, needs, placement)}:
+        task.container_spec.env = variables
+    if placement.on_cluster:
+        _place_pod(task, name, needs, placement)
 
 
-def _place_pod(task: dsl.PipelineTask, name: str, needs: Pool, label: bool) -> None:
+def _own_variables(name: str, needs: Pool, placement: Placement) -> dict[str, str]:
+    """What a task is told about itself and the volume that it shares; none on this machine."""
+    if not placement.on_cluster:
+        return {}
+    variables = {TASK_VARIABLE: name}
+    # Preflight is to tell of a volume that can't be written, so it must not stand on it.
+    if name != "preflight" and _claim(name, needs, placement):
+        variables[CHECKPOINTS_VARIABLE] = f"{WORK_PATH}/checkpoints"
+    if placement.shared(name):
+        variables[NOTES_VARIABLE] = f"{WORK_PATH}/notes"
+    return variables
+
+
+def _claim(name: str, needs: Pool, placement: Placement) -> str | None:
+    workspace = placement.shared(name)
+    return needs.claim or (workspace.claim if workspace else None)
+
+
+def _place_pod(task: dsl.PipelineTask, name: str, needs: Pool, placement: Placement) -> None:
     """What has no word in a pipeline but only in Kubernetes."""
     from kfp import kubernetes
 
-    if label:
+    if placement.label_pods:
         kubernetes.add_pod_label(task, "unifl/step", name)
+    kubernetes.use_field_path_as_env(task, RUN_VARIABLE, RUN_LABEL)
     for key, value in needs.labels().items():
         kubernetes.add_node_selector(task, key, value)
     for toleration in needs.tolerated():
@@ -270,9 +343,11 @@ def _place_pod(task: dsl.PipelineTask, name: str, needs: Pool, label: bool) -> N
         )
     if needs.ephemeral_storage:
         kubernetes.empty_dir_mount(task, "scratch", SCRATCH_PATH, size_limit=needs.ephemeral_storage)
-    if needs.claim:
-        kubernetes.mount_pvc(task, pvc_name=needs.claim, mount_path=WORK_PATH)
-        task.set_env_variable(CHECKPOINTS_VARIABLE, f"{WORK_PATH}/checkpoints")
+    if claim := _claim(name, needs, placement):
+        kubernetes.mount_pvc(task, pvc_name=claim, mount_path=WORK_PATH)
+    if placement.webhook and name in ALWAYS_RUN:
+        webhook = placement.webhook
+        kubernetes.use_secret_as_env(task, webhook.secret, {webhook.key: URL_VARIABLE}, optional=True)
     if needs.timeout_hours:
         kubernetes.set_timeout(task, round(needs.timeout_hours * 3600))
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cluster_client import Cluster
-from pipelines.compiling import DEFAULT_PLACEMENT, compiled, specification
+from pipelines.compiling import DEFAULT_PLACEMENT, compiled, dag_tasks, specification
 from pipelines.dag import Addresses
 from pipelines.past_artifacts import AddressFile, MetadataStore, PastArtifacts, by_dag_names
-from pipelines.settings import TASKS, overridden, parameters, tasks_named
+from pipelines.settings import FLOW, TASKS, overridden, parameters, require_effect, tasks_named
 from pipelines.status import compiled_pipeline
 from pipelines.submission import Place, experiment_id, run_name, source_commit
 from unifl.core.errors import NotFoundError, SettingsError
@@ -42,7 +42,9 @@ def prepare_rerun(
     artifacts: Path | None,
     name: str | None,
     allow_dirty: bool,
+    *,
     placement: str = DEFAULT_PLACEMENT,
+    only: bool = False,
 ) -> Rerun:
     """Find settings and artifacts of the past run and compile what is left to do; nothing is sent.
 
@@ -55,23 +57,27 @@ def prepare_rerun(
         name: the new run's name.
         allow_dirty: whether the checkout may differ from its commit.
         placement: name or file of the table that says where tasks run; the past run's does not count.
+        only: whether what depends on the step stays as it is.
 
     Raises SettingsError for wrong settings or those of a step that is not run again, NotFoundError for an unknown run
     and for artifacts without an address.
     """
     from pipelines.feedback_learning import feedback_learning
-    from pipelines.placement import read_placement
+    from pipelines.placement import cluster_placement
+    from pipelines.preflight import LINKED, with_facts
 
-    overrides, table = tuple(overrides), read_placement(placement)
+    overrides, table = tuple(overrides), cluster_placement(placement)
     chosen = tasks_named(first)
     source_commit(allow_dirty)
-    again, needed = plan(specification(feedback_learning(table)), chosen)
-    _require_run_again(overrides, again)
+    again, needed = plan(specification(feedback_learning(table)), chosen, only=only)
+    require_effect(overrides, again)
     run = cluster.run(run_id)
     settings = overridden(_past_settings(run), overrides)
     sources: list[PastArtifacts] = [AddressFile(artifacts)] if artifacts else [MetadataStore(cluster)]
     imported = past_addresses(sources[0], run_id, compiled_pipeline(cluster, run)[0], needed, artifacts)
-    package = compiled(feedback_learning(table, without(again, imported)))
+    built = feedback_learning(table, without(again, imported))
+    package = compiled(built)
+    settings = with_facts(settings, specification(built), table, cluster.namespace, cluster.link(LINKED))
     return Rerun(
         run_id,
         package,
@@ -82,24 +88,31 @@ def prepare_rerun(
     )
 
 
-def plan(spec: Mapping[str, Any], first: Iterable[str]) -> tuple[list[str], Needed]:
-    """The steps that run again (`first` and what depends on it, in the order of the flow), and what they take from the
-    others, by the compiled pipeline `spec`."""
-    tasks = spec["root"]["dag"]["tasks"]
+def plan(spec: Mapping[str, Any], first: Iterable[str], *, only: bool = False) -> tuple[list[str], Needed]:
+    """The steps that run again (`first` and, unless `only` it, what depends on it, in the order of the flow), and what
+    they take from the others, by the compiled pipeline `spec`."""
+    tasks = dag_tasks(spec)
     named = {key: task["taskInfo"]["name"] for key, task in tasks.items()}
     upstream = {named[key]: {named[other] for other in task.get("dependentTasks", ())} for key, task in tasks.items()}
     again = set(first)
-    while more := {step for step, others in upstream.items() if others & again} - again:
+    while not only and (more := {step for step, others in upstream.items() if others & again} - again):
         again |= more
+    return [step for step in TASKS if step in again], inputs_from_others(spec, again)
+
+
+def inputs_from_others(spec: Mapping[str, Any], run: set[str]) -> Needed:
+    """What the steps `run` take from all others, by the compiled pipeline `spec`."""
+    tasks = dag_tasks(spec)
+    named = {key: task["taskInfo"]["name"] for key, task in tasks.items()}
     needed: Needed = {}
     for key, task in tasks.items():
-        if named[key] not in again:
+        if named[key] not in run:
             continue
-        for source in task["inputs"].get("artifacts", {}).values():
+        for source in task.get("inputs", {}).get("artifacts", {}).values():
             producer = named[source["taskOutputArtifact"]["producerTask"]]
-            if producer not in again:
+            if producer not in run:
                 needed.setdefault(producer, set()).add(source["taskOutputArtifact"]["outputArtifactKey"])
-    return [step for step in TASKS if step in again], needed
+    return needed
 
 
 def past_addresses(
@@ -149,20 +162,4 @@ def _past_settings(run: Any) -> dict[str, str]:
             f"run {run.run_id} is no run of this pipeline: it has no settings of {', '.join(missing)}",
             remedy="name a run that `python -m pipelines submit` started",
         )
-    return {task: given[f"{task}_settings"] for task in TASKS}
-
-
-def _require_run_again(overrides: Iterable[str], again: Iterable[str]) -> None:
-    """Raise SettingsError for a setting of a step whose artifacts are reused: it would have no effect."""
-    run = set(again)
-    kept = {
-        override: sorted(set(tasks_named(override.partition(".")[0])) - run)
-        for override in overrides
-        if "." in override.partition("=")[0]
-    }
-    idle = [f"{override} ({', '.join(steps)})" for override, steps in kept.items() if steps]
-    if idle:
-        raise SettingsError(
-            f"a step that is not run again takes no settings: {'; '.join(idle)}",
-            remedy="rerun from that step, or name one task (reward_model_color.epochs=3)",
-        )
+    return {task: given[f"{task}_settings"] for task in FLOW if f"{task}_settings" in given}

@@ -39,6 +39,9 @@ TASKS: dict[str, str] = {
 }
 """Task of the DAG -> the step that it runs, in the order of the flow."""
 
+FLOW: dict[str, str] = {"preflight": "preflight", **TASKS, "run_summary": "run_summary"}
+"""The same with the tasks that a cluster has besides."""
+
 GIVEN_MODEL_TASKS = ("autoencoder", "base_model", "segmentation_model", "judge_models")
 """Tasks of the pipeline that trains what the DAG takes as given; each runs the step of its name."""
 
@@ -52,10 +55,10 @@ def task_settings(preset: str | Path, overrides: Iterable[str] = ()) -> dict[str
     file = preset_file(preset)
     named = {name: values or {} for name, values in read_preset(preset).items() if name not in RESERVED_KEYS}
     named = apply_overrides(named, [override.replace("@", "_", 1) for override in overrides])
-    unknown = [name for name in named if name not in TASKS and name not in TASKS.values()]
+    unknown = [name for name in named if name not in step_names()]
     mistakes = [f"{name} is no step of this pipeline{did_you_mean(name, step_names())}" for name in unknown]
     complete: dict[str, StepSettings] = {}
-    for task, step in TASKS.items():
+    for task, step in FLOW.items():
         layers = [named.get(step, {}), named.get(task, {})] if task != step else [named.get(step, {})]
         if not all(isinstance(layer, Mapping) for layer in layers):
             mistakes.append(f"{task} is not a mapping of settings")
@@ -73,8 +76,8 @@ def task_settings(preset: str | Path, overrides: Iterable[str] = ()) -> dict[str
 
 
 def step_names() -> list[str]:
-    """Every name that a setting may be given under: the tasks of the DAG and the steps that they run."""
-    return list(dict.fromkeys([*TASKS, *TASKS.values()]))
+    """Every name that a setting may be given under: the tasks and the steps that they run."""
+    return list(dict.fromkeys([*FLOW, *FLOW.values()]))
 
 
 def tasks_named(name: str) -> list[str]:
@@ -99,14 +102,14 @@ def overridden(given: Mapping[str, str], overrides: Iterable[str]) -> dict[str, 
     for override in overrides:
         name, dot, rest = override.partition(".")
         try:
-            named = tasks_named(name) if dot else []
+            named = [name] if name in FLOW else tasks_named(name) if dot else []
             values = apply_overrides(values, [f"{task}.{rest}" for task in named] or [override])
         except SettingsError as error:
             mistakes.append(error.message)
     complete: dict[str, StepSettings] = {}
     for task, changed in values.items():
         try:
-            complete[task] = validated(step_definition(TASKS[task]).settings, changed)
+            complete[task] = validated(step_definition(FLOW[task]).settings, changed)
         except SettingsError as error:
             mistakes.append(f"{task}: {error.message}")
     if mistakes:
@@ -114,9 +117,26 @@ def overridden(given: Mapping[str, str], overrides: Iterable[str]) -> dict[str, 
     return complete
 
 
+def require_effect(overrides: Iterable[str], run: Iterable[str]) -> None:
+    """Raise SettingsError for an override of a task that is not among `run`: it would have no effect."""
+    ran = {*run, *(FLOW.keys() - TASKS.keys())}
+    kept = {}
+    for override in overrides:
+        name, dot, _ = override.partition("=")[0].partition(".")
+        if dot and name not in ran and (idle := sorted(set(tasks_named(name)) - ran)):
+            kept[override] = idle
+    if kept:
+        raise SettingsError(
+            "a step that is not run takes no settings: "
+            + "; ".join(f"{override} ({', '.join(steps)})" for override, steps in kept.items()),
+            remedy="run from that step, or name one task (reward_model_color.epochs=3)",
+        )
+
+
 def parameters(settings: Mapping[str, StepSettings]) -> dict[str, str]:
-    """The pipeline's arguments: the digest of the code and one JSON string of settings a task."""
-    return {"code_version": code_version(), **{f"{task}_settings": settings_json(settings[task]) for task in TASKS}}
+    """The pipeline's arguments: the digest of the code and one JSON string of settings for each task in `settings`."""
+    given = {f"{task}_settings": settings_json(settings[task]) for task in FLOW if task in settings}
+    return {"code_version": code_version(), **given}
 
 
 def resolved(settings: Mapping[str, StepSettings]) -> dict[str, StepSettings]:
@@ -125,11 +145,15 @@ def resolved(settings: Mapping[str, StepSettings]) -> dict[str, StepSettings]:
 
     Raises SettingsError or DataContractError when data or suites can't be found.
     """
-    validation = validated(ValidateDataSettings, settings["validate_data"])
-    suites = sha256_path(suites_folder(validation.expectations))
-    validation = validation.model_copy(update={"expectations_sha256": validation.expectations_sha256 or suites})
-    data = _resolved_data(validated(ResolveDataSettings, settings["resolve_data"]))
-    return {**settings, "resolve_data": data, "validate_data": validation}
+    pinned = dict(settings)
+    if "validate_data" in settings:
+        validation = validated(ValidateDataSettings, settings["validate_data"])
+        suites = sha256_path(suites_folder(validation.expectations))
+        digest = validation.expectations_sha256 or suites
+        pinned["validate_data"] = validation.model_copy(update={"expectations_sha256": digest})
+    if "resolve_data" in settings:
+        pinned["resolve_data"] = _resolved_data(validated(ResolveDataSettings, settings["resolve_data"]))
+    return pinned
 
 
 def _resolved_data(given: ResolveDataSettings) -> ResolveDataSettings:

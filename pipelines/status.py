@@ -13,7 +13,8 @@ from rich.table import Table
 
 from pipelines.accelerator_cost import Accelerators, Prices, requested
 from pipelines.cluster_client import Cluster
-from pipelines.settings import TASKS
+from pipelines.compiling import dag_tasks
+from pipelines.settings import FLOW
 from unifl.core.progress import duration
 
 STYLES = {"SUCCEEDED": "green", "RUNNING": "bold cyan", "FAILED": "bold red", "CANCELED": "yellow", "PENDING": "dim"}
@@ -122,7 +123,7 @@ def compiled_pipeline(cluster: Cluster, run: Any) -> tuple[dict[str, Any], dict[
 
 def in_order(spec: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The tasks of a compiled pipeline, each after those that it waits for."""
-    waiting = dict(spec.get("root", {}).get("dag", {}).get("tasks", {}))
+    waiting = dag_tasks(spec)
     done: set[str] = set()
     while waiting:
         ready = [key for key, task in waiting.items() if done.issuperset(task.get("dependentTasks", ()))]
@@ -134,7 +135,7 @@ def in_order(spec: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 def _place_in_flow(keyed_task: tuple[str, Mapping[str, Any]]) -> int:
     """By the table of tasks; what a rerun imports stands where the step stood that once made it."""
     step = keyed_task[1]["taskInfo"]["name"].partition(".")[0]
-    return list(TASKS).index(step) if step in TASKS else len(TASKS)
+    return list(FLOW).index(step) if step in FLOW else len(FLOW) - 1
 
 
 def print_run(status: RunStatus, prices: Prices, console: Console, link: str | None) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipelines.cluster_client import Cluster
+from pipelines.compiling import dag_tasks
 from pipelines.status import compiled_pipeline, run_status
 from unifl.core.errors import ClusterError, NotFoundError, RunStateError, SettingsError, UniflError
 from unifl.core.settings import did_you_mean
@@ -75,7 +76,7 @@ def _kubernetes_log(cluster: Cluster, run_id: str, step: str, namespace: str, co
     import urllib3
 
     spec, _ = compiled_pipeline(cluster, cluster.run(run_id))
-    tasks = spec["root"]["dag"]["tasks"]
+    tasks = dag_tasks(spec)
     keys = [key for key, task in tasks.items() if task["taskInfo"]["name"] == step]
     # Argo names a node by its way through the workflow, with the attempt behind it when there may be several.
     node = re.compile(rf"\.({'|'.join(map(re.escape, [*keys, step]))})\.executor(\(\d+\))?$")

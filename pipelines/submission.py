@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cluster_client import Cluster
-from pipelines.compiling import DEFAULT_PLACEMENT, compiled, normalised
-from pipelines.settings import parameters, resolved, task_settings
+from pipelines.compiling import DEFAULT_PLACEMENT, compiled, normalised, specification
+from pipelines.settings import FLOW, TASKS, parameters, require_effect, resolved, task_settings
 from unifl.core.errors import RunFailedError, SettingsError
 from unifl.core.progress import duration
 from unifl.core.settings import StepSettings, validated
@@ -40,8 +40,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is sent: the compiled pipeline, the version's name, the run's name and parameters."""
+    """What is sent: the compiled pipeline and its name, the version's name, the run's name and parameters."""
 
+    pipeline: str
     package: str
     version: str
     run_name: str
@@ -59,25 +60,51 @@ class Version:
 
 
 def prepare(
-    preset: str, overrides: Iterable[str], name: str | None, allow_dirty: bool, placement: str = DEFAULT_PLACEMENT
+    cluster: Cluster,
+    preset: str,
+    overrides: Iterable[str],
+    name: str | None,
+    allow_dirty: bool,
+    *,
+    placement: str = DEFAULT_PLACEMENT,
+    pipeline: str = "feedback_learning",
+    inputs: Iterable[str] = (),
 ) -> Prepared:
     """Check and pin everything that a run is made of; nothing is sent.
 
-    `placement` is the name or the file of the table that says where tasks run.
+    Args:
+        cluster: where it will run; not asked.
+        preset, overrides: the settings of all steps.
+        name: the run's name; by default preset and time.
+        allow_dirty: whether the checkout may differ from its commit.
+        placement: name or file of the table that says where tasks run.
+        pipeline: one of `pipelines.partial.PIPELINES`.
+        inputs: NAME=ADDRESS for what steps that are not part of the pipeline would have given.
 
-    Raises SettingsError (all mistakes of the settings at once; a wrong table; a dirty work tree; data that a cluster
-    can't fetch) or DataContractError (data that isn't there).
+    Raises SettingsError (all mistakes of the settings at once; a wrong table; inputs that are not the pipeline's; a
+    dirty work tree; data that a cluster can't fetch) or DataContractError (data that isn't there).
     """
     from pipelines.feedback_learning import feedback_learning
-    from pipelines.placement import read_placement
+    from pipelines.partial import PARTS, given_inputs, part, pipeline_name
+    from pipelines.placement import cluster_placement
+    from pipelines.preflight import LINKED, with_facts
 
-    table = read_placement(placement)
+    overrides, table = tuple(overrides), cluster_placement(placement)
     settings = task_settings(preset, overrides)
+    addresses = given_inputs(pipeline, inputs)
+    run = PARTS.get(pipeline, tuple(TASKS))
+    require_effect(overrides, run)
     commit = source_commit(allow_dirty)
-    settings = fetchable(resolved(settings))
-    package = compiled(feedback_learning(table))
+    settings = {task: settings[task] for task in FLOW if task in run or task not in TASKS}
+    settings = resolved(settings)
+    if "resolve_data" in run:
+        settings = fetchable(settings)
+    built = part(pipeline, table) if pipeline in PARTS else feedback_learning(table)
+    package = compiled(built)
+    settings = with_facts(settings, specification(built), table, cluster.namespace, cluster.link(LINKED))
     version = f"{commit}-{sha256(normalised(package).encode()).hexdigest()[:12]}"
-    return Prepared(package, version, name or run_name(Path(preset).stem), parameters(settings))
+    given = {**parameters(settings), **addresses}
+    return Prepared(pipeline_name(pipeline), package, version, name or run_name(Path(preset).stem), given)
 
 
 def run_name(of: str) -> str:
@@ -136,16 +163,16 @@ def upload(cluster: Cluster, prepared: Prepared) -> Version:
     """The pipeline version of `prepared` on the cluster, uploaded unless it is there."""
     import kfp_server_api
 
-    from pipelines.feedback_learning import NAME
-
     client = cluster.client
     with cluster.errors():
-        found = client.list_pipelines(filter=named(NAME), namespace=cluster.namespace).pipelines
+        found = client.list_pipelines(filter=named(prepared.pipeline), namespace=cluster.namespace).pipelines
         if found:
             pipeline = found[0]
         else:
             pipeline = client.pipelines.pipeline_service_create_pipeline(
-                pipeline=kfp_server_api.V2beta1Pipeline(name=NAME, display_name=NAME, namespace=cluster.namespace)
+                pipeline=kfp_server_api.V2beta1Pipeline(
+                    name=prepared.pipeline, display_name=prepared.pipeline, namespace=cluster.namespace
+                )
             )
         versions = client.list_pipeline_versions(pipeline.pipeline_id, filter=named(prepared.version))
         if versions.pipeline_versions:

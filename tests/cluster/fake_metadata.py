@@ -3,6 +3,8 @@
 import struct
 from typing import Any
 
+from pipelines.compiling import dag_tasks
+
 CONTEXT_ID = 7
 COMPLETE, CACHED, FAILED = 3, 5, 4
 INPUT, OUTPUT = 3, 4
@@ -82,7 +84,7 @@ def _found(server: Any, number: int) -> tuple[Any, str]:
 
 def _outputs(server: Any, run: Any, key: str) -> list[str]:
     spec = server.spec(run)
-    component = spec["components"][spec["root"]["dag"]["tasks"][key]["componentRef"]["name"]]
+    component = spec["components"][dag_tasks(spec)[key]["componentRef"]["name"]]
     return sorted(component["outputDefinitions"]["artifacts"])
 
 

@@ -68,7 +68,7 @@ def test_a_run_that_has_ended_can_not_be_canceled(
 
 
 def test_a_log_comes_from_the_server(call: Call, server: FakeServer, started: str) -> None:
-    server.finish(started, 2)
+    server.finish(started, 3)
     server.logs[started, "unifl-validate-data-1"] = "1540 images\nall good\n"
     ended = call("logs", started, "validate_data")
     assert (ended.code, ended.out, ended.err) == (0, "1540 images\nall good\n", "")

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from pipelines.compiling import dag_tasks
 from pipelines.past_artifacts import MetadataStore, by_dag_names
 from pipelines.rerun import plan
-from pipelines.settings import TASKS
+from pipelines.settings import FLOW, TASKS
 from tests.cluster.conftest import Ended
 from tests.cluster.fake_metadata import address
 from tests.cluster.fake_server import FakeServer
@@ -26,7 +27,7 @@ REWARDS = [f"reward_model_{axis}" for axis in ("color", "layout", "lighting", "d
 
 def edges(spec: dict[str, Any]) -> set[Edge]:
     """(step, output, step, input) of a compiled pipeline; an importer counts as the step whose output it imports."""
-    tasks, found = spec["root"]["dag"]["tasks"], set()
+    tasks, found = dag_tasks(spec), set()
     for task in tasks.values():
         for name, source in task.get("inputs", {}).get("artifacts", {}).items():
             producer = tasks[source["taskOutputArtifact"]["producerTask"]]["taskInfo"]["name"]
@@ -39,7 +40,7 @@ def edges(spec: dict[str, Any]) -> set[Edge]:
 def importers(spec: dict[str, Any]) -> dict[str, str]:
     """Name of each importer node -> the address that it imports."""
     executors, found = spec["deploymentSpec"]["executors"], {}
-    for task in spec["root"]["dag"]["tasks"].values():
+    for task in dag_tasks(spec).values():
         label = spec["components"][task["componentRef"]["name"]]["executorLabel"]
         if "importer" in executors[label]:
             found[task["taskInfo"]["name"]] = executors[label]["importer"]["artifactUri"]["constant"]
@@ -77,8 +78,8 @@ def test_a_rerun_has_the_dag_s_edges_into_the_steps_that_run_again(compiled_dag:
     assert importers(spec) == {
         f"{step}.{output}": uri for step, outputs in addresses.items() for output, uri in outputs.items()
     }
-    ran = {task["taskInfo"]["name"] for task in spec["root"]["dag"]["tasks"].values()}
-    assert ran == {*again, *importers(spec)}
+    ran = {task["taskInfo"]["name"] for task in dag_tasks(spec).values()}
+    assert ran == {"preflight", *again, *importers(spec), "run_summary"}
 
 
 def test_only_the_step_and_what_follows_run_again(
@@ -101,7 +102,10 @@ def test_settings_are_the_past_run_s_but_for_the_override(
     _, _, run = rerun_of(call, server, finished, "--from", "evaluation", "--set", "evaluation.images=8")
     past, new = server.runs[finished].runtime_config.parameters, run.runtime_config.parameters
     assert json.loads(new["evaluation_settings"]) == {**json.loads(past["evaluation_settings"]), "images": 8}
-    assert {key for key in past if past[key] != new[key]} == {"evaluation_settings"}
+    told_anew = {"preflight_settings", "run_summary_settings"}
+    assert {key for key in past if past[key] != new[key]} - told_anew == {"evaluation_settings"}
+    told = json.loads(new["preflight_settings"])
+    assert {demand["task"] for demand in told["demands"]} == {"preflight", "evaluation", "quality_gate", "run_summary"}
     assert new["code_version"] == code_version()
 
 
@@ -156,7 +160,7 @@ def test_a_setting_of_a_step_that_is_not_run_again_is_refused(
 ) -> None:
     ended = call("rerun", finished, "--from", "evaluation", "--set", "perceptual_feedback.updates=9")
     assert ended.code == 2
-    assert "a step that is not run again takes no settings: perceptual_feedback.updates=9" in ended.err
+    assert "a step that is not run takes no settings: perceptual_feedback.updates=9" in ended.err
     assert list(server.runs) == [finished]
 
 
@@ -200,7 +204,7 @@ def test_the_store_knows_every_output_by_the_names_of_the_dag(
     from pipelines.cluster_client import Cluster
 
     found = by_dag_names(MetadataStore(Cluster(server.host)).outputs(finished), compiled_dag)
-    assert set(found) == set(TASKS)
+    assert set(found) == set(FLOW)
     assert found["quality_gate"] == {
         output: address(finished, "quality-gate", output) for output in ("metrics", "record", "verdict")
     }

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.settings import TASKS
+from pipelines.settings import FLOW
 from tests.cluster.conftest import ORIGIN, Ended, git
 from tests.cluster.fake_server import FakeServer
 from unifl.core.digest import code_version
@@ -37,7 +37,7 @@ def test_settings_data_and_code_are_parameters_of_the_run(call: Call, checkout: 
     assert call("submit", "--set", "evaluation.images=8", "--set", "reward_model_color.epochs=2").code == 0
     (run,) = server.runs.values()
     parameters = run.runtime_config.parameters
-    assert set(parameters) == {"code_version", *(f"{task}_settings" for task in TASKS)}
+    assert set(parameters) == {"code_version", *(f"{task}_settings" for task in FLOW)}
     assert parameters["code_version"] == code_version()
     assert json.loads(parameters["evaluation_settings"])["images"] == 8
     assert json.loads(parameters["reward_model_color_settings"])["epochs"] == 2
@@ -138,7 +138,7 @@ def test_waiting_follows_the_run_to_its_end(call: Call, checkout: Path, server: 
     ended = call("submit", "--wait", "--poll", 0.05)
     assert ended.code == 0
     lines = [line.partition(", after ")[0] for line in ended.err.splitlines()]
-    assert lines == ["RUNNING: 5/12 steps done", "RUNNING: 10/12 steps done", "SUCCEEDED: 12/12 steps done"]
+    assert lines == ["RUNNING: 5/14 steps done", "RUNNING: 10/14 steps done", "SUCCEEDED: 14/14 steps done"]
 
 
 def test_waiting_for_a_run_that_fails_ends_with_13_and_names_the_step(

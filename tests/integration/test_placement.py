@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.compiling import documents
+from pipelines.compiling import dag_tasks, documents
 from pipelines.placement import GKE_ACCELERATOR, PLACEMENTS, THIS_MACHINE, Pool, placements, read_placement
 from pipelines.settings import TASKS
 from unifl.core.errors import SettingsError
@@ -15,7 +15,7 @@ from unifl.core.errors import SettingsError
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
-CPU_STEPS = {"resolve_data", "validate_data", "prompt_curation", "quality_gate"}
+CPU_STEPS = {"preflight", "resolve_data", "validate_data", "prompt_curation", "quality_gate", "run_summary"}
 FLAVORS = {"gke-l4-spot": "unifl-l4-spot", "gke-a100": "unifl-a100", "gke-h100-flex": "unifl-h100"}
 
 
@@ -25,7 +25,7 @@ def executors() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     spec, platform = documents(text)
     kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     found = {}
-    for task in spec["root"]["dag"]["tasks"].values():
+    for task in dag_tasks(spec).values():
         label = spec["components"][task["componentRef"]["name"]]["executorLabel"]
         found[task["taskInfo"]["name"]] = spec["deploymentSpec"]["executors"][label]["container"], kubernetes[label]
     return found
@@ -66,6 +66,36 @@ def test_checkpoints_of_a_gpu_step_lie_on_the_claim_of_the_manifests() -> None:
     (mount,) = kubernetes["pvcMount"]
     assert (mount["constant"], mount["mountPath"]) == (claim["metadata"]["name"], "/unifl")
     assert {"name": "UNIFL_CHECKPOINTS", "value": "/unifl/checkpoints"} in container["env"]
+
+
+def test_every_task_leaves_its_note_in_the_workspace_under_the_run_s_id() -> None:
+    for task, (container, kubernetes) in executors().items():
+        variables = {entry["name"]: entry["value"] for entry in container["env"]}
+        assert (variables["UNIFL_TASK"], variables["UNIFL_NOTES"]) == (task, "/unifl/notes")
+        assert kubernetes["fieldPathAsEnv"] == [
+            {"name": "UNIFL_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}
+        ]
+        assert kubernetes["pvcMount"][0]["mountPath"] == "/unifl"
+
+
+def test_the_webhook_s_secret_goes_by_name_to_the_two_tasks_that_need_it() -> None:
+    holders = {task: pod["secretAsEnv"] for task, (_, pod) in executors().items() if "secretAsEnv" in pod}
+    assert set(holders) == {"preflight", "run_summary"}
+    for (secret,) in holders.values():
+        assert (secret["secretName"], secret["optional"]) == ("unifl-webhook", True)
+        assert secret["keyToEnv"] == [{"secretKey": "url", "envVar": "UNIFL_WEBHOOK_URL"}]
+
+
+def test_preflight_and_the_summary_never_come_from_the_cache(tmp_path: Path) -> None:
+    table = read_placement(written(tmp_path, {"tasks": {"preflight": {"cached": True}}}))
+    assert not table.cached("preflight")
+    assert not table.cached("run_summary")
+
+
+def test_a_publishing_task_mounts_nothing_of_the_workspace() -> None:
+    text = (ROOT / "pipelines/compiled/publish.yaml").read_text(encoding="utf-8")
+    assert "pvcMount" not in text
+    assert "UNIFL_NOTES" not in text
 
 
 def test_cpu_steps_stay_off_gpu_nodes() -> None:
@@ -146,6 +176,11 @@ def test_a_task_s_own_line_goes_before_its_step_s_and_its_pool_s(tmp_path: Path)
         ({"pools": {"gpu": {}}, "tasks": {"evaluation": {"pool": "gpus"}}}, r"evaluation\.pool: .*did you mean gpu\?"),
         ({"tasks": {"evaluation": {"gpus": 2}}}, r"tasks\.evaluation\.gpus without gpu"),
         ({"default": {"gpu": "nvidia-l4"}}, r"needs gpus: 1 or more"),
+        (
+            {"workspace": {}, "pools": {"gpu": {"claim": "mine"}}},
+            r"pools\.gpu\.claim: the workspace is another volume, unifl-work",
+        ),
+        ({"webhook": {"secrte": "x"}}, r"webhook\.secrte .*did you mean secret\?"),
         ({"default": {"memory": "4 GB"}}, r"default\.memory.*4 GB"),
         ({"default": {"memory": "4Gi", "shared_memory": "8Gi"}}, r"shared_memory counts as memory"),
         (
