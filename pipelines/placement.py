@@ -197,8 +197,8 @@ class Placement(StepSettings):
                 wrong += [f"tasks.{name}.{mistake}" for mistake in mistakes(error, Pool)]
         if self.workspace:
             wrong += [
-                f"pools.{name}.claim: the workspace is another volume, {self.workspace.claim}"
-                for name, pool in {"default": self.default, **self.pools}.items()
+                f"{where}.claim: the workspace is another volume, {self.workspace.claim}"
+                for where, pool in [("default", self.default), *((f"pools.{k}", v) for k, v in self.pools.items())]
                 if pool.claim not in (None, self.workspace.claim)
             ]
         if wrong:

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.compiling import compile_all, dag_tasks
+from pipelines.compiling import compile_all, compiled, dag_tasks, documents, specification
+from pipelines.feedback_learning import feedback_learning
+from pipelines.partial import part
+from pipelines.placement import THIS_MACHINE, read_placement
 from pipelines.settings import FLOW, TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,11 +58,24 @@ def test_every_task_of_the_dag_has_a_place_in_the_table_of_tasks() -> None:
 
 @pytest.mark.parametrize(("placement", "folder"), [("cpu", "."), ("gke-l4-spot", "gke-l4-spot")])
 def test_committed_pipelines_are_what_the_source_compiles_to(tmp_path: Path, placement: str, folder: str) -> None:
-    compiled = compile_all(tmp_path, placement)
+    written = compile_all(tmp_path, placement)
     committed = {file.name: file.read_text(encoding="utf-8") for file in (COMPILED.parent / folder).glob("*.yaml")}
-    assert {file.name: file.read_text(encoding="utf-8") for file in compiled} == committed, (
+    assert {file.name: file.read_text(encoding="utf-8") for file in written} == committed, (
         f"run `python -m pipelines compile --placement {placement}`"
     )
+
+
+def test_what_is_compiled_is_what_kubeflow_s_own_compiler_writes(tmp_path: Path) -> None:
+    from kfp import compiler
+
+    pipeline = part("step_reward_model_color", read_placement("gke-l4-spot"))
+    compiler.Compiler().compile(pipeline, str(tmp_path / "pipeline.yaml"))
+    assert documents(compiled(pipeline)) == documents((tmp_path / "pipeline.yaml").read_text(encoding="utf-8"))
+
+
+def test_a_run_on_this_machine_has_neither_preflight_nor_exit_handler() -> None:
+    tasks = specification(feedback_learning(THIS_MACHINE))["root"]["dag"]["tasks"].values()
+    assert {task["taskInfo"]["name"] for task in tasks} == set(TASKS)
 
 
 def test_compiling_takes_less_than_four_cpu_seconds(tmp_path: Path) -> None:

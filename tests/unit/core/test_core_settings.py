@@ -7,7 +7,15 @@ import pytest
 from pydantic import Field
 
 from unifl.core.errors import SettingsError
-from unifl.core.settings import StepSettings, apply_overrides, load_preset, presets, settings_json, validated
+from unifl.core.settings import (
+    StepSettings,
+    apply_overrides,
+    load_preset,
+    presets,
+    settings_json,
+    settings_with,
+    validated,
+)
 
 
 class Optimiser(StepSettings):
@@ -108,3 +116,9 @@ def test_an_unknown_preset_is_answered_with_the_known_ones(tmp_path: Path, monke
         load_preset("yours")
     with pytest.raises(SettingsError, match="does not exist"):
         load_preset(tmp_path / "yours.yaml")
+
+
+def test_more_is_put_into_json_and_what_is_no_json_is_left_for_the_check_to_refuse() -> None:
+    assert validated(Tuning, settings_with('{"updates": 3}', optimiser={"learning_rate": 1e-4})).updates == 3
+    assert json.loads(settings_with("", updates=4)) == {"updates": 4}
+    assert settings_with("{", updates=4) == "{"
