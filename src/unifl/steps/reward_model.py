@@ -28,10 +28,10 @@ class RewardModelSettings(HeadSettings):
         description="added to the mean preferred score; arXiv 2404.05595 §4 sets detail lower, since more adds noise",
     )
     threads: int = Field(
-        2,
+        1,
         ge=1,
         description="threads of PyTorch; not the number of cores or OMP_NUM_THREADS, since the order of sums, and "
-        "with it the digest of the reward model, follows from it",
+        "with it the digest of the reward model, follows from it. One does not suffer from other work on the machine",
     )
     probe_images: int = Field(40, ge=0, description="validation images on which the reaction to each axis is measured")
 
