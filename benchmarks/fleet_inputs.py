@@ -127,7 +127,15 @@ def price_per_hour(accelerator: str) -> float:
 
 
 def dag_edges(compiled: Path = COMPILED) -> dict[str, set[str]]:
-    """Task of the compiled pipeline -> the tasks it waits for, by their names in the DAG."""
-    tasks = next(yaml.safe_load_all(compiled.read_text(encoding="utf-8")))["root"]["dag"]["tasks"]
+    """Task of the compiled pipeline -> the tasks it waits for, by their names in the DAG.
+
+    Without preflight and the run's summary, which take a minute on a CPU.
+    """
+    from pipelines.compiling import dag_tasks, documents
+
+    tasks = dag_tasks(documents(compiled.read_text(encoding="utf-8"))[0])
     named = {key: task["taskInfo"]["name"] for key, task in tasks.items()}
-    return {named[key]: {named[other] for other in task.get("dependentTasks", [])} for key, task in tasks.items()}
+    named = {key: name for key, name in named.items() if name not in ("preflight", "run_summary")}
+    return {
+        name: {named[other] for other in tasks[key]["dependentTasks"] if other in named} for key, name in named.items()
+    }
