@@ -11,6 +11,7 @@ from pipelines.feedback_learning import feedback_learning
 from pipelines.partial import PARTS, inputs_of, part
 from pipelines.placement import THIS_MACHINE, read_placement
 from tests.cluster.fake_server import FakeServer
+from tests.cluster.graph import edges
 from tests.cluster.test_submit import Call
 
 pytestmark = pytest.mark.integration
@@ -23,18 +24,6 @@ ACCELERATION_INPUTS = (
     "reward_detail",
     "stage1",
 )
-
-
-def edges(spec: dict[str, Any]) -> set[tuple[str, str, str, str]]:
-    """(step, output, step, input); an importer counts as the step whose output it imports."""
-    tasks, found = dag_tasks(spec), set()
-    for task in tasks.values():
-        for name, source in task.get("inputs", {}).get("artifacts", {}).items():
-            producer = tasks[source["taskOutputArtifact"]["producerTask"]]["taskInfo"]["name"]
-            step, dot, output = producer.partition(".")
-            key = output if dot else source["taskOutputArtifact"]["outputArtifactKey"]
-            found.add((step, key, task["taskInfo"]["name"], name))
-    return found
 
 
 def waits(spec: dict[str, Any]) -> dict[str, set[str]]:

@@ -15,26 +15,14 @@ from pipelines.settings import FLOW, TASKS
 from tests.cluster.conftest import Ended
 from tests.cluster.fake_metadata import address
 from tests.cluster.fake_server import FakeServer
+from tests.cluster.graph import edges
 from unifl.core.digest import code_version
 
 pytestmark = pytest.mark.integration
 
 Call = Callable[..., Ended]
-Edge = tuple[str, str, str, str]
 TAIL = ("decoupled_feedback", "adversarial_feedback", "evaluation", "quality_gate")
 REWARDS = [f"reward_model_{axis}" for axis in ("color", "layout", "lighting", "detail")]
-
-
-def edges(spec: dict[str, Any]) -> set[Edge]:
-    """(step, output, step, input) of a compiled pipeline; an importer counts as the step whose output it imports."""
-    tasks, found = dag_tasks(spec), set()
-    for task in tasks.values():
-        for name, source in task.get("inputs", {}).get("artifacts", {}).items():
-            producer = tasks[source["taskOutputArtifact"]["producerTask"]]["taskInfo"]["name"]
-            step, dot, output = producer.partition(".")
-            key = output if dot else source["taskOutputArtifact"]["outputArtifactKey"]
-            found.add((step, key, task["taskInfo"]["name"], name))
-    return found
 
 
 def importers(spec: dict[str, Any]) -> dict[str, str]:
