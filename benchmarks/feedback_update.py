@@ -22,13 +22,13 @@ from torch import Tensor
 from unifl.data.vocabulary import CONCEPTS
 from unifl.diffusion.adapter import DiffusionAdapter
 from unifl.diffusion.embedded import build_untrained
-from unifl.feedback.losses import gram_style_loss
+from unifl.feedback.losses import content_loss, gram_style_loss
 from unifl.feedback.parameters import TrainableParameters
 from unifl.feedback.trajectory import Trajectory, denoise_with_gradient, start_from_noise
 from unifl.perception.hed import HED
 from unifl.perception.minilm import SentenceEncoder
 from unifl.perception.segmenter import Segmenter, structure_loss
-from unifl.perception.vgg import VGG16Gram
+from unifl.perception.vgg import CONTENT_LAYERS, at_layers, gram_matrices, load_trunk
 from unifl.rewards.features import image_features
 from unifl.rewards.model import shared_trunk
 
@@ -64,7 +64,7 @@ def measure(adapter: DiffusionAdapter, batch: int, repeats: int) -> list[tuple[s
     optimizer = torch.optim.AdamW(parameters.tensors(), lr=0.0)
     segmenter = Segmenter([str(concept) for concept in CONCEPTS]).eval().requires_grad_(False)
     segmenter.to(memory_format=torch.channels_last)
-    grams, edges, trunk = VGG16Gram(), HED(), shared_trunk("lite0")
+    vgg, edges, trunk = load_trunk(), HED(), shared_trunk("lite0")
     encoder = SentenceEncoder()
     mask = torch.zeros(1, 64, 64, dtype=torch.bool).numpy()
     mask[:, 20:44, 20:44] = True
@@ -104,8 +104,18 @@ def measure(adapter: DiffusionAdapter, batch: int, repeats: int) -> list[tuple[s
         denoise_with_gradient(adapter, start, stops, condition, trajectory).square().mean().backward()
 
     with torch.no_grad():
-        reference = grams(images)
+        real = vgg(images)
+        reference = gram_matrices(real)
         reference_edges = edges.edges(images)
+
+    def style(pixels: Tensor) -> Tensor:
+        return gram_style_loss(gram_matrices(vgg(pixels)), reference)
+
+    def style_and_content(pixels: Tensor) -> Tensor:
+        maps = vgg(pixels)
+        content = content_loss(at_layers(maps, CONTENT_LAYERS), at_layers(real, CONTENT_LAYERS))
+        return gram_style_loss(gram_matrices(maps), reference) + content
+
     parts: list[tuple[str, Callable[[], object]]] = [
         ("text encoder, once a prompt", encode_prompts),
         ("sentence encoder of the rewards, once a prompt", lambda: encoder.encode(captions)),
@@ -118,8 +128,9 @@ def measure(adapter: DiffusionAdapter, batch: int, repeats: int) -> list[tuple[s
             "reward trunk with its four heads' features, there and back",
             to_pixels(lambda x: image_features(trunk, x).mean()),
         ),
-        ("VGG-16 Gram matrices of the real image", lambda: torch.no_grad()(grams)(images)),
-        ("VGG-16 Gram loss, there and back", to_pixels(lambda x: gram_style_loss(grams(x), reference))),
+        ("VGG-16 maps of the real image", lambda: torch.no_grad()(vgg)(images)),
+        ("VGG-16 style loss, there and back", to_pixels(style)),
+        ("VGG-16 style and content loss on one pass, there and back", to_pixels(style_and_content)),
         ("segmenter loss, there and back", to_pixels(lambda x: structure_loss(segmenter, x, masks, concepts).mean())),
         ("HED edges, there and back", to_pixels(lambda x: (edges.edges(x) - reference_edges * 0.5).square().mean())),
         ("whole walk of decoupled feedback: noise to t in [0, 5], there and back", whole_walk),

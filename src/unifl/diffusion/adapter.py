@@ -1,7 +1,7 @@
 """The one door between feedback learning and a diffusion model: text, autoencoder, noise prediction and DDIM steps.
 
 Everything that trains or samples goes through it, so prediction types and model families are handled here and nowhere
-else. The DDIM arithmetic takes a step index for *each sample* of a batch, because arXiv 2404.05595 §4.1 draws
+else. The DDIM arithmetic takes a step index for *each sample* of a batch, because arXiv 2404.05595 §3.1 draws
 the optimised step at random and a batch therefore holds many of them.
 """
 

@@ -1,6 +1,6 @@
 """Prompts to images with DDIM: the sampler behind evaluation, sample sheets and the over-optimisation guard.
 
-The paper (arXiv 2404.05595 §5.1) samples with 20 DDIM steps, and with 4 after adversarial feedback learning.
+The paper (arXiv 2404.05595 §4.1) samples with 20 DDIM steps, and with 4 after adversarial feedback learning.
 Pictures equal those of ``diffusers.StableDiffusionPipeline`` with a ``DDIMScheduler``, and every image has its own
 seed, so that a result depends neither on the batch size nor on its neighbours.
 """

@@ -1,6 +1,6 @@
 """Draws the pictures of an evaluation and lets the panel examine them, in small portions that survive a kill.
 
-A cell is one model at one number of steps; all cells draw the same prompts from the same seeds (arXiv 2404.05595 §5
+A cell is one model at one number of steps; all cells draw the same prompts from the same seeds (arXiv 2404.05595 §4
 compares models at 20 and at 4 steps). A portion's findings are stored under a name made of everything they depend on,
 so an interrupted evaluation goes on where it was, and the base model's cells serve the next evaluation too.
 """

@@ -1,6 +1,6 @@
 """How good the examiners are themselves, on images that none of them was trained on: their figures with intervals.
 
-A judge's verdict on a model (arXiv 2404.05595 §5) is worth as much as its own accuracy, so each head's config.json
+A judge's verdict on a model (arXiv 2404.05595 §4) is worth as much as its own accuracy, so each head's config.json
 states it.
 """
 

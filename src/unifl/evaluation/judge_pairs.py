@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from unifl.core.progress import progress
 from unifl.data import degradations
 
-ANNOTATORS = 5  # votes a pair; the paper has 4 to 5 (arXiv 2404.05595 §5.1)
+ANNOTATORS = 5  # votes a pair; the paper has 4 to 5 (arXiv 2404.05595 §4.1)
 CERTAINTY = 7.0  # an annotator sees a difference d of strength with probability sigmoid(CERTAINTY * d)
 KINDS = ("against untouched", "two strengths", "two pictures")
 KIND_SHARES = (0.4, 0.3, 0.3)

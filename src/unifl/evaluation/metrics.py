@@ -1,6 +1,6 @@
 """The figures an evaluation reports, as pure functions of feature and score arrays, each with its 95 % interval.
 
-They stand behind `unifl.steps.evaluation` and compare models as arXiv 2404.05595 §5 (experiments) does: a distance to
+They stand behind `unifl.steps.evaluation` and compare models as arXiv 2404.05595 §4 (experiments) does: a distance to
 real images, agreement with the prompt, and preferences between two models on the same prompts.
 
 Conventions
@@ -203,7 +203,7 @@ def votes(ours: Array, theirs: Array) -> Array:
 
 
 def preference_points(ours: Array, theirs: Array, resamples: int = 1000, seed: int = 0) -> Draws:
-    """Share of pairs won minus share lost, in points of 100, by `votes` (user study of arXiv 2404.05595 §5)."""
+    """Share of pairs won minus share lost, in points of 100, by `votes` (user study of arXiv 2404.05595 §4)."""
     return mean(100.0 * votes(ours, theirs), resamples, seed)
 
 

@@ -1,6 +1,6 @@
 """The panel of examiners that an evaluation asks about every image: four judges, style, concept, image-text scorer.
 
-All stand on one trunk that no reward and no feedback shares (arXiv 2404.05595 §5 compares with scores that were not
+All stand on one trunk that no reward and no feedback shares (arXiv 2404.05595 §4 compares with scores that were not
 trained on), so that an image costs one pass of the trunk.
 """
 

@@ -1,7 +1,7 @@
 """What every examiner looks at: one pass of EfficientNet-Lite2 over an image, shared by all heads and by KID and FID.
 
 Scores that judge share no weights with scores that train (rewards stand on Lite0, style feedback on VGG-16), or the
-comparison of arXiv 2404.05595 §5 would prove nothing. One pass costs about 4 CPU ms an image, each head almost nothing.
+comparison of arXiv 2404.05595 §4 would prove nothing. One pass costs about 4 CPU ms an image, each head almost nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A small dense instance segmenter: what PeFL's structure feedback asks whether an object has kept its shape.
 
-The paper uses SOLO because its supervision is dense, one prediction a grid cell and a pixel (arXiv 2404.05595 §4.1 and
+The paper uses SOLO because its supervision is dense, one prediction a grid cell and a pixel (arXiv 2404.05595 §3.1 and
 its ablation against query-based Mask2Former). This is the same scheme at 64 pixels, after SOLOv2 (arXiv 2003.10152):
 each cell of an 8 x 8 grid names the concept whose centre falls into it and emits a 1 x 1 kernel; that kernel, applied
 to shared mask features, draws the mask of the object. Loss: focal on the grid, Dice on the masks.
@@ -104,7 +104,7 @@ def structure_loss(
     masks: Sequence[NDArray[np.bool_]],
     concepts: Sequence[Sequence[str]],
 ) -> Tensor:
-    """The segmenter's own instance loss of each image against ground truth, differentiable in the image: Φ of §4.1.
+    """The segmenter's own instance loss of each image against ground truth, differentiable in the image: Φ of §3.1.
 
     images [N, 3, 64, 64] in [0, 1]; masks: N arrays bool [K, 64, 64]; concepts: N lists of K words. Returns [N].
     Raises ValueError when the counts differ or a concept is unknown to the segmenter.

@@ -1,6 +1,6 @@
 """Trains the dense segmenter of structure feedback on drawn scenes with exact masks, and measures it on held-out ones.
 
-The paper takes a SOLO trained on COCO (arXiv 2404.05595 §4.1 and §5.1); the embedded data has exact masks for free, so
+The paper takes a SOLO trained on COCO (arXiv 2404.05595 §3.1 and §4.1); the embedded data has exact masks for free, so
 the segmenter is trained here, in minutes.
 """
 

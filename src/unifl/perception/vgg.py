@@ -40,6 +40,10 @@ STYLE_LAYERS = (StyleLayer(1, 2), StyleLayer(2, 2), StyleLayer(3, 3), StyleLayer
 CONTENT_LAYERS = STYLE_LAYERS[1:3]
 
 
+# Rectified maps of every convolution, block by block.
+Maps = list[list[Tensor]]
+
+
 class VGG16Trunk(nn.Module):
     """The first `blocks` blocks of VGG-16 with frozen weights from a Keras file `weights`.
 
@@ -62,10 +66,10 @@ class VGG16Trunk(nn.Module):
         self.requires_grad_(False)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, images: Tensor) -> list[list[Tensor]]:
+    def forward(self, images: Tensor) -> Maps:
         """Rectified maps [N, C, h, w] of every convolution, block by block, for images [N, 3, H, W] in [0, 1]."""
         x = (images.flip(1) * 255 - self.get_buffer("mean")).contiguous(memory_format=torch.channels_last)
-        maps: list[list[Tensor]] = []
+        maps: Maps = []
         with frozen_precision(images.device):
             for number, block in enumerate(self.blocks):
                 if number:
@@ -79,25 +83,22 @@ class VGG16Trunk(nn.Module):
         return maps
 
 
-class VGG16Gram(nn.Module):
-    """Gram matrices of VGG-16 features: what two images of one artistic style have in common.
+def load_trunk(layers: Sequence[StyleLayer] = STYLE_LAYERS) -> VGG16Trunk:
+    """The packaged VGG-16 as far as the deepest of ``layers``.
 
     Raises ModelLoadError when the packaged weights are missing or altered.
     """
+    return VGG16Trunk(model_path("vgg16"), blocks=max(layer.block for layer in layers))
 
-    def __init__(self, layers: Sequence[StyleLayer] = STYLE_LAYERS) -> None:
-        super().__init__()
-        self.layers = tuple(layers)
-        self.trunk = VGG16Trunk(model_path("vgg16"), blocks=max(layer.block for layer in self.layers))
 
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Maps [N, C, h, w] (bfloat16 where that is native) of the chosen layers; images [N, 3, H, W] in [0, 1]."""
-        maps = self.trunk(images)
-        return [maps[layer.block - 1][layer.convolution - 1] for layer in self.layers]
+def at_layers(maps: Maps, layers: Sequence[StyleLayer]) -> list[Tensor]:
+    """The maps [N, C, h, w] (bfloat16 where that is native) of chosen layers."""
+    return [maps[layer.block - 1][layer.convolution - 1] for layer in layers]
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Gram matrices [N, C, C] float32 of the chosen layers."""
-        return [gram_matrix(feature_map) for feature_map in self.features(images)]
+
+def gram_matrices(maps: Maps) -> list[Tensor]:
+    """Gram matrices [N, C, C] float32 of the style layers: what two images of one artistic style have in common."""
+    return [gram_matrix(feature_map) for feature_map in at_layers(maps, STYLE_LAYERS)]
 
 
 def gram_matrix(feature_map: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Says in words whether the tuning did what it promised: the headline of the report.
 
-The claims are those of arXiv 2404.05595 (§5, Table 1): few steps without loss, quality at many steps. The words follow
+The claims are those of arXiv 2404.05595 (§4, Table 1): few steps without loss, quality at many steps. The words follow
 from the 95% intervals, never from a hand, so a run that failed to beat the base says so in the same place and size.
 Where two intervals overlap, the paired difference over the same prompts decides, and the sentence says that.
 """

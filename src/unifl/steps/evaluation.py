@@ -1,6 +1,6 @@
 """Step evaluation: measures base, stage 1 and stage 2 at many and at few steps on held-out captions and images.
 
-Same prompts and same seeds for all (arXiv 2404.05595 §5, table 1); everything that judges here was trained apart from
+Same prompts and same seeds for all (arXiv 2404.05595 §4, table 1); everything that judges here was trained apart from
 everything that rewards. The quality gate reads what this step writes.
 """
 
@@ -26,8 +26,8 @@ class EvaluationSettings(StepSettings):
     """Defaults measure a finished run; a demonstration takes fewer images."""
 
     images: int = Field(1_000, ge=2, description="images a cell; KID's interval narrows with its square root")
-    full_steps: int = Field(20, ge=1, description="DDIM steps of the slow sampler (arXiv 2404.05595 §5.1)")
-    few_steps: int = Field(4, ge=1, description="steps of the fast one (§5.1); the base's documented gap decides")
+    full_steps: int = Field(20, ge=1, description="DDIM steps of the slow sampler (arXiv 2404.05595 §4.1)")
+    few_steps: int = Field(4, ge=1, description="steps of the fast one (§4.1); the base's documented gap decides")
     guidance_scale: float = Field(1.5, ge=1, description="classifier-free guidance; the embedded base's best by KID")
     stage2_guidance_scale: float | None = Field(
         None, ge=1, description="for stage 2, if it was trained with another one; as the others when absent"

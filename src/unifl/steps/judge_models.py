@@ -1,4 +1,4 @@
-"""Step judge_models: trains the examiners of the evaluation (arXiv 2404.05595 §5) on a trunk that no reward shares.
+"""Step judge_models: trains the examiners of the evaluation (arXiv 2404.05595 §4) on a trunk that no reward shares.
 
 Four axis judges, a style classifier, a concept classifier and an image-text scorer, each with its held-out figures; and
 the fixed PCA basis of FID. Maintainers run it once; the DAG takes its outputs as given.

@@ -1,4 +1,4 @@
-"""Step segmentation_model: trains the instance segmenter that structure feedback asks (arXiv 2404.05595 §4.1).
+"""Step segmentation_model: trains the instance segmenter that structure feedback asks (arXiv 2404.05595 §3.1).
 
 Maintainers run it once on the embedded icons; the DAG takes its output as given.
 """

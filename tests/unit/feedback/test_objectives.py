@@ -14,8 +14,15 @@ from unifl.feedback.losses import discriminator_loss
 from unifl.feedback.objectives.adversarial import AdversarialObjective
 from unifl.feedback.objectives.decoupled import DecoupledObjective
 from unifl.feedback.objectives.diffusion import DiffusionObjective
-from unifl.feedback.objectives.perceptual import PerceptualObjective, WeightedFeedback
+from unifl.feedback.objectives.perceptual import (
+    Comparison,
+    ContentFeedback,
+    PerceptualObjective,
+    StyleFeedback,
+    WeightedFeedback,
+)
 from unifl.feedback.trajectory import Trajectory
+from unifl.perception.vgg import load_trunk
 from unifl.rewards.features import feature_width
 from unifl.rewards.model import RewardConfig, RewardHead, RewardModel, shared_trunk
 
@@ -63,9 +70,9 @@ class Seen:
     def __init__(self) -> None:
         self.images: list[torch.Tensor] = []
 
-    def __call__(self, images: torch.Tensor, batch: Batch) -> torch.Tensor:
-        self.images.append(images)
-        return (images - batch.real_images()).square().mean()
+    def __call__(self, comparison: Comparison) -> torch.Tensor:
+        self.images.append(comparison.images)
+        return (comparison.images - comparison.real_images()).square().mean()
 
 
 def test_several_perceptual_feedbacks_share_one_decode(adapter: DiffusionAdapter, batch: Batch) -> None:
@@ -74,6 +81,21 @@ def test_several_perceptual_feedbacks_share_one_decode(adapter: DiffusionAdapter
     loss, logs = objective(adapter, batch, torch.Generator().manual_seed(0))
     assert one.images[0] is other.images[0]
     assert float(loss.detach()) == pytest.approx(3 * logs["seen"], rel=1e-5)
+
+
+def test_style_and_content_share_one_pass_of_the_trunk(batch: Batch) -> None:
+    trunk = load_trunk()
+    passes = []
+    trunk.register_forward_hook(lambda *_: passes.append(1))
+    images = (batch.real_images() * 0.9).requires_grad_()
+    together = Comparison(images, batch)
+    style, content = StyleFeedback(trunk, (1, 1, 1, 1)), ContentFeedback(trunk)
+    shared = style(together) + content(together)
+    assert len(passes) == 2  # the generated images and the real ones
+    apart = style(Comparison(images, batch)) + content(Comparison(images, batch))
+    torch.testing.assert_close(shared, apart)
+    gradient, reference = (torch.autograd.grad(loss, images)[0].flatten() for loss in (shared, apart))
+    assert float(torch.cosine_similarity(gradient, reference, dim=0)) > 0.999
 
 
 def test_perceptual_feedback_reaches_the_unet_and_nothing_else(adapter: DiffusionAdapter, batch: Batch) -> None:

@@ -12,7 +12,7 @@ from unifl.perception import vgg
 from unifl.perception.hed import HED
 from unifl.perception.packages import model_path
 from unifl.perception.precision import frozen_precision
-from unifl.perception.vgg import VGG16Gram, VGG16Trunk
+from unifl.perception.vgg import VGG16Trunk, at_layers, gram_matrices, load_trunk
 
 
 def pictures(count: int = 2) -> torch.Tensor:
@@ -27,11 +27,11 @@ def pictures(count: int = 2) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def grams() -> VGG16Gram:
-    return VGG16Gram()
+def trunk() -> VGG16Trunk:
+    return load_trunk()
 
 
-def test_the_first_two_layers_equal_a_convolution_by_scipy(grams: VGG16Gram) -> None:
+def test_the_first_two_layers_equal_a_convolution_by_scipy(trunk: VGG16Trunk) -> None:
     image = pictures(1)
     pixels = image[0].numpy()[::-1] * 255 - np.array([104.00699, 116.66877, 122.67892]).reshape(3, 1, 1)
     with h5py.File(model_path("vgg16")) as file:
@@ -45,25 +45,34 @@ def test_the_first_two_layers_equal_a_convolution_by_scipy(grams: VGG16Gram) -> 
                     for o in range(kernel.shape[3])
                 ]
             ).clip(min=0)
-    (found,) = VGG16Gram([vgg.StyleLayer(1, 2)]).features(image)
+    (found,) = at_layers(trunk(image), [vgg.StyleLayer(1, 2)])
     assert np.abs(found[0].float().numpy() - pixels).max() < 0.02 * pixels.max()
 
 
-def test_style_layers_have_the_widths_of_vgg16(grams: VGG16Gram) -> None:
-    assert [gram.shape[1:] for gram in grams(pictures())] == [(64, 64), (128, 128), (256, 256), (512, 512)]
+def test_a_trunk_goes_only_as_deep_as_its_layers() -> None:
+    assert len(load_trunk(vgg.CONTENT_LAYERS).blocks) == 3
 
 
-def test_gram_matrices_are_symmetric_and_positive(grams: VGG16Gram) -> None:
-    for gram in grams(pictures()):
+def test_style_layers_have_the_widths_of_vgg16(trunk: VGG16Trunk) -> None:
+    assert [gram.shape[1:] for gram in gram_matrices(trunk(pictures()))] == [
+        (64, 64),
+        (128, 128),
+        (256, 256),
+        (512, 512),
+    ]
+
+
+def test_gram_matrices_are_symmetric_and_positive(trunk: VGG16Trunk) -> None:
+    for gram in gram_matrices(trunk(pictures())):
         torch.testing.assert_close(gram, gram.transpose(1, 2))
         assert float(torch.linalg.eigvalsh(gram.double()).min()) > -1e-3 * float(gram.max())
 
 
-def test_a_shifted_image_is_nearer_in_style_than_another_one(grams: VGG16Gram) -> None:
+def test_a_shifted_image_is_nearer_in_style_than_another_one(trunk: VGG16Trunk) -> None:
     one, other = pictures()
     shifted = one.roll(8, dims=2)
     with torch.no_grad():
-        style = [grams(image[None]) for image in (one, shifted, other)]
+        style = [gram_matrices(trunk(image[None])) for image in (one, shifted, other)]
     weights = [1 / float(gram.square().sum()) for gram in style[0]]
     assert float(gram_style_loss(style[0], style[1], weights)) < 0.5 * float(
         gram_style_loss(style[0], style[2], weights)
@@ -78,9 +87,9 @@ def gradient(network: torch.nn.Module, kind: str, monkeypatch: pytest.MonkeyPatc
     changed.requires_grad_()
     if kind == "style":
         with torch.no_grad():
-            reference = network(images)
+            reference = gram_matrices(network(images))
         weights = [1 / float(gram.square().sum()) for gram in reference]
-        gram_style_loss(network(changed), reference, weights).backward()
+        gram_style_loss(gram_matrices(network(changed)), reference, weights).backward()
     else:
         with torch.no_grad():
             reference = network.edges(images)
@@ -91,8 +100,8 @@ def gradient(network: torch.nn.Module, kind: str, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("kind", ["style", "edges"])
-def test_fast_gradients_agree_with_float32(grams: VGG16Gram, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = grams if kind == "style" else HED()
+def test_fast_gradients_agree_with_float32(trunk: VGG16Trunk, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = trunk if kind == "style" else HED()
     fast = gradient(network, kind, monkeypatch, fast=True)
     exact = gradient(network, kind, monkeypatch, fast=False)
     assert float(torch.cosine_similarity(fast, exact, dim=0)) > 0.99
@@ -108,8 +117,8 @@ def test_edges_lie_where_the_disc_ends() -> None:
     assert float(edges[inside].mean()) < 0.4
 
 
-def test_nothing_in_the_perception_models_trains(grams: VGG16Gram) -> None:
-    assert not any(parameter.requires_grad for parameter in [*grams.parameters(), *HED().parameters()])
+def test_nothing_in_the_perception_models_trains(trunk: VGG16Trunk) -> None:
+    assert not any(parameter.requires_grad for parameter in [*trunk.parameters(), *HED().parameters()])
 
 
 def test_a_file_without_the_layers_is_refused(tmp_path: Path) -> None:
@@ -122,5 +131,5 @@ def test_a_file_without_the_layers_is_refused(tmp_path: Path) -> None:
 def test_the_precision_context_is_what_the_trunk_runs_in() -> None:
     with frozen_precision("cpu"):
         expected = torch.is_autocast_enabled("cpu")
-    (feature_map,) = VGG16Gram([vgg.StyleLayer(1, 1)]).features(pictures(1))
+    feature_map = load_trunk([vgg.StyleLayer(1, 1)])(pictures(1))[0][0]
     assert (feature_map.dtype == torch.bfloat16) == expected

@@ -25,15 +25,36 @@ from unifl.feedback.trajectory import Trajectory, denoise_with_gradient, start_f
 from unifl.perception.hed import HED
 from unifl.perception.segmenter import Segmenter, structure_loss
 from unifl.perception.segmenter import load as load_segmenter
-from unifl.perception.vgg import CONTENT_LAYERS, VGG16Gram
+from unifl.perception.vgg import CONTENT_LAYERS, STYLE_LAYERS, Maps, VGG16Trunk, at_layers, gram_matrices, load_trunk
+
+
+class Comparison:
+    """Generated ``images`` [N, 3, H, W] in [0, 1] beside the ``batch`` of real ones that they are measured against."""
+
+    def __init__(self, images: Tensor, batch: Batch) -> None:
+        self.images = images
+        self.batch = batch
+        self._maps: dict[VGG16Trunk, tuple[Maps, Maps]] = {}
+
+    def real_images(self) -> Tensor:
+        """The real images, where the generated ones are."""
+        return self.batch.real_images().to(self.images.device)
+
+    def maps(self, trunk: VGG16Trunk) -> tuple[Maps, Maps]:
+        """The trunk's maps of the generated and of the real images, computed once however many feedbacks ask."""
+        if trunk not in self._maps:
+            with torch.no_grad():
+                real = trunk(self.real_images())
+            self._maps[trunk] = trunk(self.images), real
+        return self._maps[trunk]
 
 
 class PerceptualFeedback(Protocol):
-    """One visual property: a scalar loss of generated ``images`` [N, 3, H, W] in [0, 1] against their batch."""
+    """One visual property: a scalar loss of generated images against their batch."""
 
     name: str
 
-    def __call__(self, images: Tensor, batch: Batch) -> Tensor: ...
+    def __call__(self, comparison: Comparison) -> Tensor: ...
 
 
 class StructureFeedback:
@@ -44,10 +65,11 @@ class StructureFeedback:
     def __init__(self, segmenter: Segmenter) -> None:
         self.segmenter = segmenter
 
-    def __call__(self, images: Tensor, batch: Batch) -> Tensor:
+    def __call__(self, comparison: Comparison) -> Tensor:
+        batch = comparison.batch
         if batch.masks is None or batch.concepts is None:
             raise ValueError("structure feedback needs masks and concepts with its images")
-        return structure_loss(self.segmenter, images, batch.masks, batch.concepts).mean()
+        return structure_loss(self.segmenter, comparison.images, batch.masks, batch.concepts).mean()
 
 
 class StyleFeedback:
@@ -55,14 +77,15 @@ class StyleFeedback:
 
     name = "style"
 
-    def __init__(self, grams: VGG16Gram, layer_weights: Sequence[float]) -> None:
-        self.grams = grams
+    def __init__(self, trunk: VGG16Trunk, layer_weights: Sequence[float]) -> None:
+        self.trunk = trunk
         self.layer_weights = tuple(layer_weights)
 
-    def __call__(self, images: Tensor, batch: Batch) -> Tensor:
+    def __call__(self, comparison: Comparison) -> Tensor:
+        generated, real = comparison.maps(self.trunk)
         with torch.no_grad():
-            reference = self.grams(batch.real_images().to(images.device))
-        return gram_style_loss(self.grams(images), reference, self.layer_weights)
+            reference = gram_matrices(real)
+        return gram_style_loss(gram_matrices(generated), reference, self.layer_weights)
 
 
 class ContentFeedback:
@@ -70,13 +93,12 @@ class ContentFeedback:
 
     name = "content"
 
-    def __init__(self, features: VGG16Gram) -> None:
-        self.features = features
+    def __init__(self, trunk: VGG16Trunk) -> None:
+        self.trunk = trunk
 
-    def __call__(self, images: Tensor, batch: Batch) -> Tensor:
-        with torch.no_grad():
-            reference = self.features.features(batch.real_images().to(images.device))
-        return content_loss(self.features.features(images), reference)
+    def __call__(self, comparison: Comparison) -> Tensor:
+        generated, real = comparison.maps(self.trunk)
+        return content_loss(at_layers(generated, CONTENT_LAYERS), at_layers(real, CONTENT_LAYERS))
 
 
 class EdgeFeedback:
@@ -87,10 +109,10 @@ class EdgeFeedback:
     def __init__(self, detector: HED) -> None:
         self.detector = detector
 
-    def __call__(self, images: Tensor, batch: Batch) -> Tensor:
+    def __call__(self, comparison: Comparison) -> Tensor:
         with torch.no_grad():
-            reference = self.detector.edges(batch.real_images().to(images.device))
-        logits: Tensor = self.detector(images)
+            reference = self.detector.edges(comparison.real_images())
+        logits: Tensor = self.detector(comparison.images)
         return edge_loss(logits, reference)
 
 
@@ -128,10 +150,11 @@ class PerceptualObjective(Objective):
         stops = self.trajectory.draw_stops(len(batch), generator)
         condition = adapter.encode_text(batch.captions)
         images = adapter.decode(denoise_with_gradient(adapter, start, stops, condition, self.trajectory))
+        comparison = Comparison(images, batch)
         total = images.new_zeros(())
         logs: Logs = {}
         for one in self.feedbacks:
-            term = one.feedback(images, batch)
+            term = one.feedback(comparison)
             total = total + one.weight * term
             logs[one.feedback.name] = float(term.detach())
         return total, logs
@@ -148,7 +171,7 @@ def perceptual_feedbacks(
     edges: float,
     style_layer_weights: Sequence[float],
 ) -> list[WeightedFeedback]:
-    """The feedbacks whose weight is above 0, with their perception models loaded.
+    """The feedbacks with their weights; perception models are loaded for those above 0.
 
     Raises ModelLoadError for a model that cannot be loaded, DataContractError for a concept the segmenter lacks.
     """
@@ -157,10 +180,10 @@ def perceptual_feedbacks(
         segmenter = load_segmenter(segmenter_folder, device)
         _require_known_concepts(images, segmenter, segmenter_folder)
         feedbacks.append(WeightedFeedback(StructureFeedback(segmenter), structure))
-    if style > 0:
-        feedbacks.append(WeightedFeedback(StyleFeedback(VGG16Gram().to(device), style_layer_weights), style))
-    if content > 0:
-        feedbacks.append(WeightedFeedback(ContentFeedback(VGG16Gram(CONTENT_LAYERS).to(device)), content))
+    if style > 0 or content > 0:
+        trunk = load_trunk(STYLE_LAYERS if style > 0 else CONTENT_LAYERS).to(device)
+        feedbacks.append(WeightedFeedback(StyleFeedback(trunk, style_layer_weights), style))
+        feedbacks.append(WeightedFeedback(ContentFeedback(trunk), content))
     if edges > 0:
         feedbacks.append(WeightedFeedback(EdgeFeedback(HED().to(device)), edges))
     return feedbacks
