@@ -70,4 +70,5 @@ lock: $(STAMP)
 	sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/; s/via -c dev.lock, /via /' requirements/*.lock
 
 clean:
-	rm -rf .cache runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	git clean -fdXq runs # what is committed there stays
+	rm -rf .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

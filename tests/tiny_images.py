@@ -1,6 +1,7 @@
 """A handful of real pictures in the images contract: one or two colored discs on a plain background, exact masks."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from unifl.data.vocabulary import CONCEPTS
 NAMES = [str(getattr(concept, "name", concept)) for concept in CONCEPTS][:4]
 
 
-def write_tiny_images(folder: Path, count: int = 10, style: str = "flat", validation: int = 0) -> Path:
-    """Write ``count`` images of 64 pixels, the last two in split test, ``validation`` before them; give the folder."""
+def write_tiny_images(folder: Path, count: int = 10, style: str | Sequence[str] = "flat", validation: int = 0) -> Path:
+    """Write ``count`` images of 64 pixels, the last two in test, ``validation`` before them; styles take turns."""
+    styles = [style] if isinstance(style, str) else style
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:64, :64]
     rows = []
@@ -36,7 +38,7 @@ def write_tiny_images(folder: Path, count: int = 10, style: str = "flat", valida
                 "image_id": f"image-{number}",
                 "image": buffer.getvalue(),
                 "caption": " and ".join(concepts),
-                "style": style,
+                "style": styles[number % len(styles)],
                 "concepts": concepts,
                 "attributes": [],
                 "relation": None,

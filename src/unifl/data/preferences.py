@@ -1,4 +1,4 @@
-"""Preference pairs with known answers: images degraded on one axis, voted on by simulated annotators with noise.
+"""Preference pairs with known answers: images degraded on one axis, twins drawn flat and shaded, and the votes on them.
 
 They stand in for the annotated pairs of arXiv 2404.05595 §3.2 (about 30,000 an axis, 4 to 5 annotators) in the
 embedded preset: the degradations say which side is better and by how much, a Bradley-Terry annotator says who notices.
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 # there either side may be degraded on another axis too, whichever is preferred. Without it a color reward rose by a
 # whole standard deviation when pictures were blurred.
 KINDS: dict[str, float] = {"untouched": 0.25, "degrees": 0.2, "two_images": 0.2, "distracted": 0.35}
+# Natural pairs, of the lighting axis: one concept from two editions of one icon set, drawn flat and drawn with light
+# and shade, neither altered. Few, and each once: flat is also a style that prompts ask for by name.
+FLAT_STYLE, SHADED_STYLE = "fluent-emoji-flat", "fluent-emoji"
+TWINS = 0.08  # share of the lighting pairs, as long as there are twins
+FLATNESS = 0.3  # on the scale of strengths: visible, and less than most faults
 DISTRACTION = 0.7  # share of the sides of distracted pairs that are degraded on another axis
 # Least difference of strength between two degraded sides: below it there is nothing to see. Both have the same fault,
 # since strengths of different operations are not on one scale.
@@ -94,11 +99,13 @@ def make_pairs(images: ImageTable, axis: str, split: str, count: int, seed: int)
     """`count` pairs of an axis among the images of a split, family "reward".
 
     Which images pair number i shows depends on (seed, split, i) and not on the axis, so that four axes share most of
-    their untouched sides and a feature cache pays. Images of the held-out style are left out.
+    their untouched sides and a feature cache pays; only the flat and shaded twins are lighting's own. Images of the
+    held-out style are left out.
 
     Raises DataContractError when the split has no usable image.
     """
     pool = _Pool(images, split)
+    twins = pool.twins(np.random.default_rng([seed, _number(split)])) if axis == "lighting" else []
     for number in range(count):
         # Two generators: what is shared by the axes, and what is not.
         shared = np.random.default_rng([seed, _number(split), number])
@@ -108,7 +115,12 @@ def make_pairs(images: ImageTable, axis: str, split: str, count: int, seed: int)
         second = pool.same_concept(first, shared) if kind == "two_images" else None
         if kind == "two_images" and second is None:
             kind = "degrees"
-        sides, prompt = _sides(kind, axis, pool, first, second, own)
+        if twins and own.random() < TWINS:
+            shaded, flat = twins.pop()
+            sides = [Side(shaded, UNTOUCHED, 0.0), Side(flat, UNTOUCHED, -FLATNESS)]
+            prompt = ObjectPhrase(pool.common_concept(shaded, flat)).words()
+        else:
+            sides, prompt = _sides(kind, axis, pool, first, second, own)
         if own.random() < 0.5:
             sides = sides[::-1]
         yield Pair(f"{axis}-{split}-{number:05d}", axis, prompt, sides[0], sides[1], split)
@@ -205,6 +217,7 @@ class _Pool:
             )
         self.captions: dict[str, str] = dict(zip(usable["image_id"], usable["caption"], strict=True))
         self.concepts: dict[str, list[str]] = {row.image_id: list(row.concepts) for row in usable.itertuples()}
+        self.styles: dict[str, str] = dict(zip(usable["image_id"], usable["style"], strict=True))
         self._ids = list(self.captions)
         self._by_concept: dict[str, list[str]] = {}
         for image_id, concepts in self.concepts.items():
@@ -218,6 +231,17 @@ class _Pool:
         """Another image that shows a concept of this one; None when there is none."""
         others = sorted({o for c in self.concepts[image_id] for o in self._by_concept[c]} - {image_id})
         return others[int(rng.integers(len(others)))] if others else None
+
+    def twins(self, rng: np.random.Generator) -> list[tuple[str, str]]:
+        """All pairs (shaded, flat) that show one concept in the two editions of one icon set, in random order."""
+        pairs = [
+            (shaded, flat)
+            for shaded in self._ids
+            if self.styles[shaded] == SHADED_STYLE
+            for flat in sorted({other for concept in self.concepts[shaded] for other in self._by_concept[concept]})
+            if self.styles[flat] == FLAT_STYLE
+        ]
+        return [pairs[place] for place in rng.permutation(len(pairs))]
 
     def common_concept(self, first: str, second: str) -> str:
         return next(concept for concept in self.concepts[first] if concept in self.concepts[second])

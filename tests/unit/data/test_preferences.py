@@ -10,8 +10,18 @@ import pytest
 from tests.tiny_images import write_tiny_images
 from unifl.core.errors import DataContractError
 from unifl.data.contracts import PREFERENCES, ImageTable, open_images, read_preferences
-from unifl.data.degradations import Derivation, combined, parse
-from unifl.data.preferences import Annotator, Pair, annotators, make_pairs, quality, vote_probability, votes
+from unifl.data.degradations import UNTOUCHED, Derivation, combined, parse
+from unifl.data.preferences import (
+    FLAT_STYLE,
+    SHADED_STYLE,
+    Annotator,
+    Pair,
+    annotators,
+    make_pairs,
+    quality,
+    vote_probability,
+    votes,
+)
 from unifl.data.vocabulary import AXES, HELD_OUT_STYLE
 
 
@@ -84,6 +94,26 @@ def test_distractions_favour_neither_side(images: ImageTable) -> None:
         better += distracted(sides[1].derivation)
     assert better + worse > 150
     assert 0.8 < better / worse < 1.25
+
+
+def test_flat_and_shaded_twins_are_pairs_of_lighting_alone(tmp_path: Path) -> None:
+    images = open_images(write_tiny_images(tmp_path / "images", count=26, style=[FLAT_STYLE, "noto", SHADED_STYLE]))
+    styles = dict(zip(images.frame["image_id"], images.frame["style"], strict=True))
+    concepts = dict(zip(images.frame["image_id"], images.frame["concepts"], strict=True))
+
+    def twins(axis: str) -> list[Pair]:
+        return [pair for pair in pairs_of(images, axis, 400) if pair.a.derivation == pair.b.derivation == UNTOUCHED]
+
+    found = twins("lighting")
+    assert len(found) > 10
+    for pair in found:
+        better, worse = (pair.a, pair.b) if pair.a.quality > pair.b.quality else (pair.b, pair.a)
+        assert (styles[better.image_id], styles[worse.image_id]) == (SHADED_STYLE, FLAT_STYLE)
+        assert set(concepts[better.image_id]) & set(concepts[worse.image_id])
+        assert SHADED_STYLE not in pair.prompt
+    assert len({(pair.a.image_id, pair.b.image_id) for pair in found}) == len(found)
+    assert {pair.a.image_id < pair.b.image_id for pair in found} == {True, False}  # neither side gives it away
+    assert not twins("color")
 
 
 def test_axes_share_the_images_that_their_pairs_show(images: ImageTable) -> None:

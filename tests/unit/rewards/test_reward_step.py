@@ -13,6 +13,7 @@ from unifl.core.digest import sha256_path
 from unifl.core.errors import DataContractError, SettingsError
 from unifl.core.step import Metrics, execute
 from unifl.data.contracts import ImageTable, open_images
+from unifl.rewards.features import FEATURES_VARIABLE
 from unifl.rewards.model import RewardModel
 
 SETTINGS: dict[str, Any] = {"epochs": 6, "hidden": 16, "probe_images": 3, "text": False}
@@ -44,12 +45,14 @@ def test_blurred_images_score_lower_on_detail(images_folder: Path, preferences_f
 
 
 def test_the_same_inputs_give_the_same_folder_to_the_bit(
-    images_folder: Path, preferences_file: Path, tmp_path: Path
+    images_folder: Path, preferences_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = torch.get_num_threads()
     try:
         for threads in (1, 2):  # the process's own number does not matter: the step brings its own
             torch.set_num_threads(threads)
+            # Else the second would read the features that the first has left.
+            monkeypatch.setenv(FEATURES_VARIABLE, str(tmp_path / f"features-{threads}"))
             train(images_folder, preferences_file, tmp_path / str(threads), axis="color")
             assert torch.get_num_threads() == threads
     finally:
