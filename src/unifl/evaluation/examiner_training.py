@@ -7,6 +7,7 @@ symmetric contrastive loss of CLIP (arXiv 2103.00020). Losses are pure functions
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -14,11 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unifl.core.errors import DivergenceError
-from unifl.core.progress import progress
 from unifl.evaluation.heads import ConceptHead, ImageTextHead, PooledHead, StyleHead
 from unifl.evaluation.judge_pairs import JudgePairs
 from unifl.evaluation.trunk import Views
+from unifl.perception.one_cycle import Checkpoints, OneCycle
 from unifl.perception.precision import frozen_precision
 
 BATCH = 128
@@ -54,31 +54,39 @@ def fit(
     description: str,
     seed: int,
     batch: int = BATCH,
+    checkpoints: Checkpoints | None = None,
 ) -> Head:
     """Run AdamW with a one-cycle schedule over `passes` shuffled passes; `loss` takes row numbers. Returns the head,
-    in evaluation mode. Raises DivergenceError when a loss is not finite.
+    in evaluation mode. With `checkpoints` it goes on from the last one. Raises DivergenceError when a loss is not
+    finite, SettingsError when the checkpoint is of another training.
     """
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(head.parameters(), learning_rate, weight_decay=WEIGHT_DECAY)
     per_pass = max(1, rows // batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=passes * per_pass)
-    head.train()
-    order = torch.empty(0, dtype=torch.long)
-    for update in progress(passes * per_pass, description, "updates"):
-        if update % per_pass == 0:
-            order = torch.randperm(rows, generator=generator)
-        start = update % per_pass * batch
-        value = loss(order[start : start + batch])
-        if not torch.isfinite(value):
-            raise DivergenceError(f"{description}: the loss is {value.item()}", remedy="lower the learning rate")
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        optimizer.step()
-        schedule.step()
-    return head.eval()
+    if checkpoints is not None:
+        about = {"description": description, "rows": rows, "batch": batch}
+        checkpoints = replace(checkpoints, identity={**checkpoints.identity, **about})
+    training = OneCycle(
+        head,
+        updates=passes * per_pass,
+        learning_rate=learning_rate,
+        weight_decay=WEIGHT_DECAY,
+        seed=seed,
+        description=description,
+        checkpoints=checkpoints,
+    )
+
+    def batch_loss(done: int) -> Tensor:
+        if done % per_pass == 0:
+            training.order = torch.randperm(rows, generator=training.generator)
+        start = done % per_pass * batch
+        return loss(training.order[start : start + batch])
+
+    training.run(batch_loss)
+    return head
 
 
-def train_judge(pooled: Tensor, pairs: JudgePairs, *, passes: int, seed: int, axis: str) -> PooledHead:
+def train_judge(
+    pooled: Tensor, pairs: JudgePairs, *, passes: int, seed: int, axis: str, checkpoints: Checkpoints | None = None
+) -> PooledHead:
     """A judge from pooled features [M, D] of the pairs' images."""
     torch.manual_seed(seed)
     head = PooledHead(pooled.shape[1], hidden=64, outputs=1)
@@ -90,10 +98,28 @@ def train_judge(pooled: Tensor, pairs: JudgePairs, *, passes: int, seed: int, ax
         scores = head(pooled[torch.cat([a[rows], b[rows]])])[:, 0]
         return bradley_terry(scores[: len(rows)], scores[len(rows) :], votes[rows])
 
-    return fit(head, loss, len(pairs.a), passes=passes, learning_rate=2e-3, description=f"judge of {axis}", seed=seed)
+    return fit(
+        head,
+        loss,
+        len(pairs.a),
+        passes=passes,
+        learning_rate=2e-3,
+        description=f"judge of {axis}",
+        seed=seed,
+        checkpoints=checkpoints,
+    )
 
 
-def train_style(views: Views, labels: Tensor, styles: int, *, passes: int, seed: int, hidden: int) -> StyleHead:
+def train_style(
+    views: Views,
+    labels: Tensor,
+    styles: int,
+    *,
+    passes: int,
+    seed: int,
+    hidden: int,
+    checkpoints: Checkpoints | None = None,
+) -> StyleHead:
     """A style classifier from views and labels int64 [N]."""
     torch.manual_seed(seed)
     head = StyleHead(views.cells_width, hidden, views.pooled.shape[1], styles)
@@ -104,10 +130,21 @@ def train_style(views: Views, labels: Tensor, styles: int, *, passes: int, seed:
             logits = head(views[rows])
         return F.cross_entropy(logits.float(), labels[rows], label_smoothing=0.05)
 
-    return fit(head, loss, len(views), passes=passes, learning_rate=2e-3, description="style classifier", seed=seed)
+    return fit(
+        head,
+        loss,
+        len(views),
+        passes=passes,
+        learning_rate=2e-3,
+        description="style classifier",
+        seed=seed,
+        checkpoints=checkpoints,
+    )
 
 
-def train_concept(views: Views, wanted: Tensor, *, passes: int, seed: int, hidden: int) -> ConceptHead:
+def train_concept(
+    views: Views, wanted: Tensor, *, passes: int, seed: int, hidden: int, checkpoints: Checkpoints | None = None
+) -> ConceptHead:
     """A concept classifier from views and bool labels [N, concepts], at least one true in each row."""
     torch.manual_seed(seed)
     head = ConceptHead(views.cells_width, hidden, wanted.shape[1])
@@ -117,10 +154,28 @@ def train_concept(views: Views, wanted: Tensor, *, passes: int, seed: int, hidde
             logits = head(views[rows])
         return spread_cross_entropy(logits.float(), wanted[rows])
 
-    return fit(head, loss, len(views), passes=passes, learning_rate=2e-3, description="concept classifier", seed=seed)
+    return fit(
+        head,
+        loss,
+        len(views),
+        passes=passes,
+        learning_rate=2e-3,
+        description="concept classifier",
+        seed=seed,
+        checkpoints=checkpoints,
+    )
 
 
-def train_scorer(views: Views, texts: Tensor, *, passes: int, seed: int, hidden: int, joint: int) -> ImageTextHead:
+def train_scorer(
+    views: Views,
+    texts: Tensor,
+    *,
+    passes: int,
+    seed: int,
+    hidden: int,
+    joint: int,
+    checkpoints: Checkpoints | None = None,
+) -> ImageTextHead:
     """An image-text scorer from views and text features [N, 384] of their captions."""
     torch.manual_seed(seed)
     head = ImageTextHead(views.cells_width, hidden, views.pooled.shape[1], texts.shape[1], joint)
@@ -132,7 +187,15 @@ def train_scorer(views: Views, texts: Tensor, *, passes: int, seed: int, hidden:
         return contrastive(images.float(), words.float(), head.temperature)
 
     return fit(
-        head, loss, len(views), passes=passes, learning_rate=1e-3, description="image-text scorer", seed=seed, batch=256
+        head,
+        loss,
+        len(views),
+        passes=passes,
+        learning_rate=1e-3,
+        description="image-text scorer",
+        seed=seed,
+        batch=256,
+        checkpoints=checkpoints,
     )
 
 

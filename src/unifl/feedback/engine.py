@@ -20,19 +20,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unifl.core.errors import DivergenceError, SettingsError, UniflError
-from unifl.core.interruption import held_back
-from unifl.core.progress import progress
-from unifl.diffusion.adapter import DiffusionAdapter
-from unifl.diffusion.randomness import PartOfBatch, Randomness
-from unifl.feedback.batches import BatchSource
-from unifl.feedback.checkpoint import (
+from unifl.core.checkpoint import (
     Checkpoint,
     load_checkpoint,
     optimizer_tensors,
     restore_optimizer,
     save_checkpoint,
 )
+from unifl.core.errors import DivergenceError, SettingsError, UniflError
+from unifl.core.interruption import held_back
+from unifl.core.progress import progress
+from unifl.diffusion.adapter import DiffusionAdapter
+from unifl.diffusion.randomness import PartOfBatch, Randomness
+from unifl.feedback.batches import BatchSource
 from unifl.feedback.guard import Guard
 from unifl.feedback.objectives import Logs, Objective
 from unifl.feedback.parameters import LOG_NAME, TrainableParameters
@@ -154,7 +154,7 @@ class FeedbackEngine:
 
     def _update(self, update: int) -> dict[str, float]:
         settings = self.settings
-        # Every random number of an update follows from its number, hence nothing of a generator has to be kept.
+        # Every random number of an update follows from its number, hence a checkpoint holds nothing of a generator.
         torch.manual_seed(_seed(settings.seed, update, 0, 0))
         sums: dict[str, float] = {}
         for micro in range(settings.accumulate):

@@ -6,19 +6,20 @@ the segmenter is trained here, in minutes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unifl.core.errors import DivergenceError
 from unifl.core.progress import progress
 from unifl.data.scenes import Scene
 from unifl.evaluation.instances import average_precision, best_overlap, coco_average_precision, overlaps
 from unifl.perception.augmentation import flipped, shifted, softened, toned
+from unifl.perception.one_cycle import Checkpoints, OneCycle
 from unifl.perception.precision import frozen_precision
 from unifl.perception.segmenter import MASK_WEIGHT, SIDE, Segmenter, grid_targets, instance_losses, segment
 
@@ -43,6 +44,14 @@ class LabelledScenes:
     def __len__(self) -> int:
         return len(self.images)
 
+    def digest(self) -> str:
+        """SHA-256 over pictures, masks and words."""
+        found = hashlib.sha256(self.images.tobytes())
+        for masks, words in zip(self.masks, self.concepts, strict=True):
+            found.update(np.packbits(masks).tobytes())
+            found.update("\n".join([*words, ""]).encode())
+        return found.hexdigest()
+
     def tensor(self, rows: Sequence[int] | slice) -> Tensor:
         """Images [n, 3, 64, 64] in [0, 1]."""
         return torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2).float() / 255
@@ -57,34 +66,43 @@ def train(
     batch_size: int,
     learning_rate: float,
     seed: int,
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[Segmenter, list[float]]:
-    """A segmenter in evaluation mode and the loss of every update. Raises DivergenceError when a loss is not finite."""
+    """A segmenter in evaluation mode and the loss of every update.
+
+    With ``checkpoints`` it goes on from the last one. Raises DivergenceError when a loss is not finite, SettingsError
+    when the checkpoint is of other settings or scenes.
+    """
     torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
     segmenter = Segmenter(vocabulary, width).train()
-    optimizer = torch.optim.AdamW(segmenter.parameters(), learning_rate, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=updates, pct_start=0.1)
-    losses: list[float] = []
-    order = _endless_order(len(scenes), generator)
-    for _ in progress(updates, "segmenter", "updates"):
-        rows = [next(order) for _ in range(batch_size)]
-        images, masks = _augmented(scenes, rows, generator)
+    if checkpoints is not None:
+        about = {"batch_size": batch_size, "width": width, "scenes": scenes.digest()}
+        checkpoints = replace(checkpoints, identity={**checkpoints.identity, **about})
+    training = OneCycle(
+        segmenter,
+        updates=updates,
+        learning_rate=learning_rate,
+        weight_decay=0.02,
+        seed=seed,
+        description="segmenter",
+        warmup=0.1,
+        clip=5.0,
+        checkpoints=checkpoints,
+    )
+
+    def loss(_done: int) -> Tensor:
+        while len(training.order) < batch_size:
+            training.order = torch.cat([training.order, torch.randperm(len(scenes), generator=training.generator)])
+        rows, training.order = training.order[:batch_size].tolist(), training.order[batch_size:]
+        images, masks = _augmented(scenes, rows, training.generator)
         targets = grid_targets(masks, [scenes.concepts[row] for row in rows], segmenter.concepts)
         with frozen_precision(images.device):
             outputs = segmenter(images)
         category, mask = instance_losses(outputs, targets)
-        loss = (category + MASK_WEIGHT * mask).mean()
-        if not torch.isfinite(loss):
-            raise DivergenceError(
-                f"the segmenter's loss is {loss.item()} after {len(losses)} updates", remedy="lower learning_rate"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(segmenter.parameters(), 5.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-    return segmenter.eval(), losses
+        return (category + MASK_WEIGHT * mask).mean()
+
+    losses = training.run(loss)
+    return segmenter, losses
 
 
 def held_out_figures(segmenter: Segmenter, scenes: LabelledScenes, batch_size: int = 64) -> dict[str, float]:
@@ -130,8 +148,3 @@ def _shifted_mask(mask: NDArray[np.bool_], down: int, right: int) -> NDArray[np.
     rows = np.clip(np.arange(SIDE) - down, 0, SIDE - 1)
     columns = np.clip(np.arange(SIDE) - right, 0, SIDE - 1)
     return mask[:, rows][:, :, columns]
-
-
-def _endless_order(count: int, generator: torch.Generator) -> Iterator[int]:
-    while True:
-        yield from torch.randperm(count, generator=generator).tolist()

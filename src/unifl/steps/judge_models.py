@@ -1,13 +1,17 @@
 """Step judge_models: trains the examiners of the evaluation (arXiv 2404.05595 §4) on a trunk that no reward shares.
 
 Four axis judges, a style classifier, a concept classifier and an image-text scorer, each with its held-out figures; and
-the fixed PCA basis of FID. Maintainers run it once; the DAG takes its outputs as given.
+the fixed PCA basis of FID. Maintainers run it once; the DAG takes its outputs as given. After a kill the scenes are
+drawn again; an examiner that was finished is not trained again, and the one in training goes on from its checkpoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from unifl.data.contracts import ImageTable
     from unifl.data.scenes import Scene
     from unifl.evaluation.trunk import Trunk, Views
+    from unifl.perception.one_cycle import Checkpoints
 
 
 class JudgeModelsSettings(StepSettings):
@@ -45,6 +50,9 @@ class JudgeModelsSettings(StepSettings):
     scorer_passes: int = Field(15, ge=1)
     hidden: int = Field(192, ge=8, description="channels of the concept and scorer heads")
     joint: int = Field(192, ge=8, description="dimensions of the image-text space")
+    checkpoint_seconds: float = Field(
+        30.0, gt=0, description="time between two checkpoints of a training, as of the tuning steps"
+    )
     seed: int = Field(0, ge=0)
 
 
@@ -78,19 +86,48 @@ class _Material:
     facts: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Progress:
+    """What is finished and what is in training, below the step's folder of checkpoints."""
+
+    folder: Path
+    seconds: float
+
+    def once(self, name: str, final: Path, make: Callable[[Path, Checkpoints], dict[str, Any]]) -> dict[str, Any]:
+        """Bring about the folder `final` and give what `make` returns, JSON; from an attempt that got so far, if any.
+
+        `make` takes the folder to write and where the training's checkpoints go.
+        """
+        from unifl.core.files import atomic_path, sync_files, write_json_atomic
+        from unifl.perception.one_cycle import Checkpoints
+
+        finished = self.folder / "finished" / name
+        if not finished.is_dir():
+            finished.parent.mkdir(parents=True, exist_ok=True)
+            training = self.folder / "training" / name
+            with atomic_path(finished) as unfinished:
+                returned = make(unfinished / "made", Checkpoints(training, self.seconds))
+                write_json_atomic(unfinished / "returned.json", returned)
+                sync_files(unfinished)
+            shutil.rmtree(training, ignore_errors=True)
+        shutil.copytree(finished / "made", final)
+        found: dict[str, Any] = json.loads((finished / "returned.json").read_text(encoding="utf-8"))
+        return found
+
+
 def run(inputs: Paths, outputs: Paths, settings: JudgeModelsSettings, context: StepContext) -> Metrics:
     """Draw scenes, look at them once, train all heads, measure them on the test split, write the folders."""
     from unifl.data.contracts import open_images
 
     table = open_images(inputs["images"])
     material = _material(inputs["icons"], table, settings)
+    progress = _Progress(context.checkpoints, settings.checkpoint_seconds)
     judges = outputs["judges"]
-    metrics: Metrics = {}
-    metrics |= _train_judges(material, judges, settings)
-    metrics |= _train_style(material, judges / "style", settings)
-    metrics |= _train_concept(material, judges / "concept", settings)
-    metrics |= _train_scorer(material, outputs["scorer"], settings)
-    metrics |= _fit_projection(material, table, judges / "projection", settings)
+    metrics = _train_judges(material, judges, settings, progress)
+    metrics |= progress.once("style", judges / "style", partial(_train_style, material, settings))
+    metrics |= progress.once("concept", judges / "concept", partial(_train_concept, material, settings))
+    metrics |= progress.once("scorer", outputs["scorer"], partial(_train_scorer, material, settings))
+    metrics |= progress.once("projection", judges / "projection", partial(_fit_projection, material, settings, table))
     return metrics
 
 
@@ -120,37 +157,58 @@ def _material(icons: Path, table: ImageTable, settings: JudgeModelsSettings) -> 
         test_pixels=test_pixels,
         test_masks=[table.masks(image_id) for image_id in test["image_id"]],
         test_views=trunk.look_at_all(test_pixels, description="test images, trunk"),
-        facts={"settings": settings.model_dump()},
+        # How often a checkpoint was saved changes nothing of the examiners.
+        facts={"settings": settings.model_dump(exclude={"checkpoint_seconds"})},
     )
 
 
-def _train_judges(material: _Material, folder: Path, settings: JudgeModelsSettings) -> Metrics:
+def _train_judges(
+    material: _Material, folder: Path, settings: JudgeModelsSettings, progress: _Progress
+) -> dict[str, Any]:
     import numpy as np
 
+    from unifl.data.vocabulary import AXES
+
+    rng = np.random.default_rng(settings.seed)
+    metrics: Metrics = {}
+    for axis in AXES:
+        found = progress.once(axis, folder / axis, partial(_train_judge, axis, rng, material, settings))
+        metrics |= found["metrics"]
+        # The axes draw from one generator, one after another: where this one left it.
+        rng.bit_generator.state = found["generator"]
+    return metrics
+
+
+def _train_judge(
+    axis: str,
+    rng: np.random.Generator,
+    material: _Material,
+    settings: JudgeModelsSettings,
+    folder: Path,
+    checkpoints: Checkpoints,
+) -> dict[str, Any]:
     from unifl.data.vocabulary import AXES
     from unifl.evaluation.examiner_training import train_judge
     from unifl.evaluation.heads import save_head
     from unifl.evaluation.held_out import judge_figures
     from unifl.evaluation.judge_pairs import draw_pairs
 
-    rng = np.random.default_rng(settings.seed)
-    masks = [scene.masks for scene in material.scenes]
-    metrics: Metrics = {}
-    for number, axis in enumerate(AXES):
-        pairs = draw_pairs(axis, material.pixels, masks, settings.pairs, rng)
-        pooled = material.trunk.pooled_of_all(pairs.images, description=f"pairs for {axis}, trunk")
-        seed = settings.seed + number
-        judge = train_judge(pooled, pairs, passes=settings.judge_passes, seed=seed, axis=axis)
-        unseen = draw_pairs(axis, material.test_pixels, material.test_masks, settings.held_out_pairs, rng)
-        unseen_pooled = material.trunk.pooled_of_all(unseen.images, description=f"held-out pairs for {axis}, trunk")
-        figures = judge_figures(judge, unseen_pooled, unseen)
-        save_head(judge, folder / axis, "judge", {"axis": axis, "held_out": figures, **material.facts})
-        metrics[f"judge_{axis}_accuracy"] = figures["accuracy"]["value"]
-        metrics[f"judge_{axis}_agreement"] = figures["agreement_with_majority"]["value"]
-    return metrics
+    pairs = draw_pairs(axis, material.pixels, [scene.masks for scene in material.scenes], settings.pairs, rng)
+    pooled = material.trunk.pooled_of_all(pairs.images, description=f"pairs for {axis}, trunk")
+    seed = settings.seed + AXES.index(axis)
+    judge = train_judge(pooled, pairs, passes=settings.judge_passes, seed=seed, axis=axis, checkpoints=checkpoints)
+    unseen = draw_pairs(axis, material.test_pixels, material.test_masks, settings.held_out_pairs, rng)
+    unseen_pooled = material.trunk.pooled_of_all(unseen.images, description=f"held-out pairs for {axis}, trunk")
+    figures = judge_figures(judge, unseen_pooled, unseen)
+    save_head(judge, folder, "judge", {"axis": axis, "held_out": figures, **material.facts})
+    metrics = {
+        f"judge_{axis}_accuracy": figures["accuracy"]["value"],
+        f"judge_{axis}_agreement": figures["agreement_with_majority"]["value"],
+    }
+    return {"metrics": metrics, "generator": rng.bit_generator.state}
 
 
-def _train_style(material: _Material, folder: Path, settings: JudgeModelsSettings) -> Metrics:
+def _train_style(material: _Material, settings: JudgeModelsSettings, folder: Path, checkpoints: Checkpoints) -> Metrics:
     import torch
 
     from unifl.data.vocabulary import PAINTED_STYLES, TRAINING_STYLES
@@ -168,6 +226,7 @@ def _train_style(material: _Material, folder: Path, settings: JudgeModelsSetting
         passes=settings.style_passes,
         seed=settings.seed,
         hidden=settings.hidden // 2,
+        checkpoints=checkpoints,
     )
     styles = material.test["style"]
     figures = style_figures(head, material.test_views, labels(list(styles)), styles.isin(PAINTED_STYLES).to_numpy())
@@ -175,7 +234,9 @@ def _train_style(material: _Material, folder: Path, settings: JudgeModelsSetting
     return _values("style", figures)
 
 
-def _train_concept(material: _Material, folder: Path, settings: JudgeModelsSettings) -> Metrics:
+def _train_concept(
+    material: _Material, settings: JudgeModelsSettings, folder: Path, checkpoints: Checkpoints
+) -> Metrics:
     import numpy as np
 
     from unifl.data.vocabulary import CONCEPTS, held_out_set
@@ -185,7 +246,12 @@ def _train_concept(material: _Material, folder: Path, settings: JudgeModelsSetti
 
     wanted = multi_hot([scene.concepts for scene in material.scenes], CONCEPTS)
     head = train_concept(
-        material.views, wanted, passes=settings.concept_passes, seed=settings.seed, hidden=settings.hidden
+        material.views,
+        wanted,
+        passes=settings.concept_passes,
+        seed=settings.seed,
+        hidden=settings.hidden,
+        checkpoints=checkpoints,
     )
     named = [list(words) for words in material.test["concepts"]]
     styles = material.test["style"]
@@ -195,7 +261,9 @@ def _train_concept(material: _Material, folder: Path, settings: JudgeModelsSetti
     return _values("concept", figures)
 
 
-def _train_scorer(material: _Material, folder: Path, settings: JudgeModelsSettings) -> Metrics:
+def _train_scorer(
+    material: _Material, settings: JudgeModelsSettings, folder: Path, checkpoints: Checkpoints
+) -> Metrics:
     import torch
 
     from unifl.evaluation.examiner_training import train_scorer
@@ -212,6 +280,7 @@ def _train_scorer(material: _Material, folder: Path, settings: JudgeModelsSettin
         seed=settings.seed,
         hidden=settings.hidden,
         joint=settings.joint,
+        checkpoints=checkpoints,
     )
     captions = list(material.test["caption"])
     figures = scorer_figures(head, material.test_views, torch.from_numpy(encoder.encode(captions)), captions)
@@ -219,7 +288,9 @@ def _train_scorer(material: _Material, folder: Path, settings: JudgeModelsSettin
     return _values("scorer", figures)
 
 
-def _fit_projection(material: _Material, table: ImageTable, folder: Path, settings: JudgeModelsSettings) -> Metrics:
+def _fit_projection(
+    material: _Material, settings: JudgeModelsSettings, table: ImageTable, folder: Path, _checkpoints: Checkpoints
+) -> Metrics:
     from unifl.evaluation.metrics import Projection
     from unifl.evaluation.panel import save_projection
     from unifl.evaluation.trunk import EMBEDDING_WIDTH, trunk_reference

@@ -21,6 +21,9 @@ class SegmentationModelSettings(StepSettings):
     updates: int = Field(1_000, ge=1, description="with the default scenes 495 CPU seconds in all")
     batch_size: int = Field(64, ge=2, description="scenes an update")
     learning_rate: float = Field(2e-3, gt=0, description="peak of a one-cycle schedule, AdamW")
+    checkpoint_seconds: float = Field(
+        30.0, gt=0, description="time between two checkpoints of the training, as of the tuning steps"
+    )
     seed: int = Field(0, ge=0)
 
 
@@ -39,6 +42,7 @@ def run(inputs: Paths, outputs: Paths, settings: SegmentationModelSettings, cont
     from unifl.data.scenes import SceneGenerator, SceneSettings
     from unifl.data.vocabulary import CONCEPTS, Split
     from unifl.perception import segmenter as segmenters
+    from unifl.perception.one_cycle import Checkpoints
     from unifl.perception.segmenter_training import LabelledScenes, held_out_figures, train
 
     drawn = SceneGenerator(inputs["icons"], SceneSettings(painted=settings.painted))
@@ -52,6 +56,7 @@ def run(inputs: Paths, outputs: Paths, settings: SegmentationModelSettings, cont
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         seed=settings.seed,
+        checkpoints=Checkpoints(context.checkpoints, settings.checkpoint_seconds),
     )
     segmenters.save(model, outputs["segmenter"], {})
     stored = segmenters.load(outputs["segmenter"])
@@ -60,7 +65,9 @@ def run(inputs: Paths, outputs: Paths, settings: SegmentationModelSettings, cont
     for number, name in enumerate(splits, start=1):
         scenes = drawn.scenes(name, settings.held_out_scenes, settings.seed + number)
         held_out[name] = held_out_figures(stored, LabelledScenes.collect(scenes))
-    segmenters.save(stored, outputs["segmenter"], {"held_out": held_out, "settings": settings.model_dump()})
+    # How often a checkpoint was saved changes nothing of the model.
+    shaping = settings.model_dump(exclude={"checkpoint_seconds"})
+    segmenters.save(stored, outputs["segmenter"], {"held_out": held_out, "settings": shaping})
     tail = losses[-max(1, len(losses) // 20) :]
     metrics: Metrics = {"final_loss": sum(tail) / len(tail)}
     for split, figures in held_out.items():

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from unifl.core.errors import ModelLoadError
+from unifl.core.errors import ModelLoadError, SettingsError
 from unifl.evaluation.instances import overlaps
 from unifl.perception import segmenter as segmenters
+from unifl.perception.one_cycle import Checkpoints
 from unifl.perception.segmenter import GRID, Segmenter, grid_targets, segment, structure_loss
 from unifl.perception.segmenter_training import LabelledScenes, held_out_figures, train
 
@@ -51,6 +52,20 @@ def test_it_learns_to_find_and_name_two_shapes(trained: tuple[Segmenter, list[fl
     figures = held_out_figures(model, shapes(40, 1))
     assert figures["mask_ap50"] > 0.5
     assert figures["best_overlap"] > 0.6
+
+
+def test_a_finished_training_is_not_done_again_and_one_of_other_scenes_or_settings_is_refused(tmp_path: Path) -> None:
+    settings = {"width": 8, "updates": 2, "batch_size": 4, "learning_rate": 1e-3, "seed": 0}
+    checkpoints = Checkpoints(tmp_path)
+    model, losses = train(shapes(8, 0), SHAPES, **settings, checkpoints=checkpoints)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["update-0000002"]
+    again, same = train(shapes(8, 0), SHAPES, **settings, checkpoints=checkpoints)
+    assert same == losses
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    with pytest.raises(SettingsError, match="other scenes"):
+        train(shapes(8, 1), SHAPES, **settings, checkpoints=checkpoints)
+    with pytest.raises(SettingsError, match="other batch_size, learning_rate"):
+        train(shapes(8, 0), SHAPES, **settings | {"batch_size": 5, "learning_rate": 2e-3}, checkpoints=checkpoints)
 
 
 def test_the_loss_asks_for_the_true_shape(trained: tuple[Segmenter, list[float]]) -> None:

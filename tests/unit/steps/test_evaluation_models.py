@@ -6,38 +6,19 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from PIL import Image, ImageDraw
 
+from tests.tiny_icons import write_tiny_icons
 from tests.tiny_images import write_tiny_images
 from unifl.core.step import execute
-from unifl.data.icons import SCHEMA, write_sprites
-from unifl.data.vocabulary import AXES, CONCEPTS, DRAWN_STYLES
+from unifl.data.vocabulary import AXES, CONCEPTS
 from unifl.evaluation.panel import Panel
 from unifl.perception import segmenter
 
 
 @pytest.fixture(scope="module")
 def icons(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sprite for every concept in every set: a polygon whose corners and color depend on the concept."""
-    import io
-
-    folder = tmp_path_factory.mktemp("icons")
-    rows = []
-    for number, concept in enumerate(CONCEPTS):
-        for style in DRAWN_STYLES:
-            sprite = Image.new("RGBA", (48, 48))
-            color = tuple(int(value) for value in np.random.default_rng(number).integers(0, 200, 3))
-            ImageDraw.Draw(sprite).regular_polygon((24, 24, 22), 3 + number % 6, fill=(*color, 255))
-            buffer = io.BytesIO()
-            sprite.save(buffer, "PNG")
-            rows.append(
-                {"concept": concept, "style": style, "sprite": buffer.getvalue(), "source": "drawn",
-                 "licence": "CC0-1.0", "attribution": ""}
-            )  # fmt: skip
-    write_sprites(pa.Table.from_pylist(rows, schema=SCHEMA), folder / "sprites.parquet")
-    return folder
+    return write_tiny_icons(tmp_path_factory.mktemp("icons"))
 
 
 @pytest.fixture(autouse=True)

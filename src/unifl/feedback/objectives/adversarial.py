@@ -13,10 +13,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from unifl.core.checkpoint import optimizer_tensors, restore_optimizer
 from unifl.diffusion.adapter import DiffusionAdapter
 from unifl.diffusion.randomness import Randomness
 from unifl.feedback.batches import Batch
-from unifl.feedback.checkpoint import optimizer_tensors, restore_optimizer
 from unifl.feedback.losses import discriminator_loss, generator_loss
 from unifl.feedback.objectives import Logs, Objective
 from unifl.feedback.objectives.decoupled import SentenceFeatures

@@ -1,7 +1,6 @@
-"""Checkpoints of the feedback engine: everything the next update depends on, as safetensors and JSON, never pickled.
+"""Checkpoints of trainings: everything the next update depends on, as safetensors and JSON, never pickled.
 
-A run killed at any moment goes on from the last one and computes the same losses as an undisturbed run. Batches and
-random numbers are functions of the update's number, so the number is all that is kept of them.
+A run killed at any moment goes on from the last one and computes the same losses as an undisturbed run.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ PREFIX = "update-"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """``update`` updates are done; ``tensors`` by group ("parameters", "optimizer", one an objective) and name."""
+    """``update`` updates are done; ``tensors`` by group ("parameters", "optimizer", one an objective ...) and name."""
 
     update: int
     tensors: dict[str, dict[str, Tensor]]
@@ -50,7 +49,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: Mapping[str,
 def load_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
     """The latest checkpoint in ``folder``, or None when there is none.
 
-    Raises SettingsError when it belongs to a run with another ``identity`` (settings and objectives).
+    Raises SettingsError when it belongs to a run with another ``identity`` (settings, and what it learns from).
     """
     found = sorted(folder.glob(f"{PREFIX}*"))
     if not found:
@@ -79,8 +78,13 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Put back what ``optimizer_tensors`` gave, into an optimizer over the same parameters in the same order."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         number, _, key = name.partition(".")
+        weight = weights[int(number)]
+        if value.shape == weight.shape:
+            # in the weight's own memory order: arithmetic in another order may round differently
+            value = torch.empty_like(weight, dtype=value.dtype).copy_(value)
         state.setdefault(int(number), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
