@@ -5,6 +5,7 @@ Everything heavy is imported inside the command that needs it; compiling takes a
 
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,52 @@ def run(preset: str, overrides: tuple[str, ...]) -> None:
 
     # The tasks' own output goes through a log; what a person sees is written to the stream that is standard output now.
     sys.exit(run(preset, overrides, _console()))
+
+
+class _Age(click.ParamType):
+    """`14d` or `12h`."""
+
+    name = "age"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        number, unit = str(value)[:-1], str(value)[-1:]
+        if not number.isdecimal() or unit not in ("d", "h"):
+            self.fail(f"{value!r} is no age; expected days or hours, for example 14d or 12h", param, ctx)
+        return timedelta(days=int(number)) if unit == "d" else timedelta(hours=int(number))
+
+
+@commands.command()
+@click.option(
+    "--older-than",
+    type=_Age(),
+    default="14d",
+    show_default=True,
+    metavar="AGE",
+    help="Time since the last use, in days or hours: 14d, 12h.",
+)
+@click.option("--dry-run", is_flag=True, help="Remove nothing; print what would go.")
+def prune(older_than: timedelta, dry_run: bool) -> None:
+    """Remove step outputs of runs on this machine (.cache/kfp) that no run has used for a while.
+
+    The outputs of the latest 3 runs always stay. Older runs keep report, summary and records, and lose the outputs that
+    are named here; a run that needs these again computes them.
+    """
+    from pipelines.local_cache import CACHE, alone, remove, unused
+    from pipelines.local_run import RUNS
+
+    with alone(CACHE):
+        chosen = unused(CACHE, RUNS, older_than)
+        if not dry_run:
+            remove(CACHE, chosen)
+    for one in chosen:
+        click.echo(
+            f"{one.size / 2**20:10.1f} MiB  {one.folder}  last used {one.days:.1f} days ago by "
+            f"{', '.join(one.runs) or 'no run that is kept'}"
+        )
+    verb = "would free" if dry_run else "freed"
+    click.echo(f"{verb} {sum(one.size for one in chosen) / 2**20:.1f} MiB: the outputs of {len(chosen)} steps")
 
 
 @commands.command("compile")

@@ -5,7 +5,6 @@ unfinished one.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -18,17 +17,17 @@ from pathlib import Path
 from rich.console import Console
 
 import unifl
+from pipelines.local_cache import CACHE, alone
 from pipelines.run_folder import collect, new_run_folder
 from pipelines.settings import TASKS, parameters, resolved, task_settings
 from pipelines.summary_table import print_summary
 from pipelines.task_watch import LineSink, TaskWatch, watched_tasks
 from unifl.core.digest import code_version
-from unifl.core.errors import INTERRUPTED_EXIT_CODE, SettingsError, StorageError, UniflError
+from unifl.core.errors import INTERRUPTED_EXIT_CODE, UniflError
 from unifl.core.files import atomic_path
 from unifl.core.settings import StepSettings
 from unifl.core.task import ERROR_FILE_VARIABLE, PARENT_VARIABLE
 
-CACHE = Path(".cache", "kfp")
 RUNS = Path("runs")
 END_SECONDS = 30
 """How long an interrupted task may take to leave; its checkpoints are written between updates."""
@@ -40,7 +39,7 @@ def run(preset: str, overrides: Sequence[str], console: Console) -> int:
     Raises SettingsError, DataContractError or StorageError before any task starts.
     """
     settings = resolved(task_settings(preset, overrides))
-    with _alone(CACHE), _terminable():
+    with alone(CACHE), _terminable():
         folder = new_run_folder(RUNS, preset)
         watch = TaskWatch(list(TASKS), console)
         started = datetime.now(UTC)
@@ -118,24 +117,6 @@ def _failure(task: str, error_file: Path, folder: Path) -> tuple[int, str]:
         line = f"{task}: the task was ended from outside (out of memory?); its log is {folder / 'log.txt'}"
         return UniflError.exit_code, line
     return int(left["exit_code"]), str(left["error"])
-
-
-@contextlib.contextmanager
-def _alone(cache: Path) -> Iterator[None]:
-    """Hold the cache's lock: two runs at a time would remove each other's checkpoints."""
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        lock = open(cache / "lock", "w", encoding="utf-8")  # noqa: SIM115 - held open for the whole run
-    except OSError as error:
-        raise StorageError(f"the cache can't be written: {error.strerror}", file=cache) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SettingsError(
-                "another run is going on in this checkout", file=cache / "lock", remedy="wait for it, or stop it"
-            ) from error
-        yield
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.local_cache import CACHE, alone
 from pipelines.settings import TASKS
 from tests.integration.checkout import Checkout
 
@@ -74,6 +75,56 @@ def test_a_failed_gate_ends_the_run_with_its_exit_code_and_one_line(finished: Ch
     assert gate["outcome"] == "failed"
     assert "verdict" in gate["outputs"]
     assert (folder / "report.html").exists()
+
+
+def test_outputs_that_no_recent_run_refers_to_can_be_removed_and_no_others(finished: Checkout) -> None:
+    changed = finished.run("evaluation.resamples=12")
+    assert changed.returncode == 0, changed.stdout + changed.stderr
+    old, _ = latest(finished)
+    old = old.resolve()
+    outputs = [output.resolve() for output in (old / "outputs" / "evaluation").iterdir()]
+    for _ in range(3):
+        again = finished.run()
+        assert again.returncode == 0, again.stdout + again.stderr
+
+    kept = finished.python("-m", "pipelines", "prune")
+    assert (kept.returncode, kept.stdout) == (0, "freed 0.0 MiB: the outputs of 0 steps\n"), kept.stderr
+    for dry_run in (["--dry-run"], []):
+        assert all(output.exists() for output in outputs)
+        pruned = finished.python("-m", "pipelines", "prune", "--older-than", "0h", *dry_run)
+        assert pruned.returncode == 0, pruned.stderr
+        lines = pruned.stdout.splitlines()
+        assert any("/evaluation " in line and old.name in line for line in lines)
+        assert lines[-1].startswith("would free" if dry_run else "freed")
+        # Only what this run and the others with a changed or failed gate made for themselves.
+        assert all("/evaluation " in line or "/quality-gate " in line for line in lines[:-1])
+    assert not any(output.exists() for output in outputs)
+    assert (old / "report.html").exists()
+
+    again = finished.run()
+    assert "Every step was cached" in again.stdout, again.stdout + again.stderr
+    verified = finished.python("-m", "unifl", "lineage", "verify", "runs/latest")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    made_again = finished.run("evaluation.resamples=12")
+    assert made_again.returncode == 0, made_again.stdout + made_again.stderr
+    assert {step["name"] for step in latest(finished)[1]["steps"] if not step["cached"]} == {
+        "evaluation",
+        "quality_gate",
+    }
+
+
+def test_nothing_is_removed_while_a_run_goes_on(finished: Checkout) -> None:
+    with alone(finished.folder / CACHE):
+        refused = finished.python("-m", "pipelines", "prune", "--older-than", "0h")
+    assert refused.returncode == 2
+    assert "another run is going on" in refused.stderr
+
+
+@pytest.mark.parametrize("age", ["14", "d", "-3d", "2w"])
+def test_a_wrong_age_is_refused(finished: Checkout, age: str) -> None:
+    refused = finished.python("-m", "pipelines", "prune", f"--older-than={age}")
+    assert refused.returncode == 2
+    assert "expected days or hours" in refused.stderr
 
 
 def test_all_wrong_settings_are_told_at_once_before_anything_starts(finished: Checkout) -> None:
