@@ -232,12 +232,20 @@ def trace(model: Path, extra: Iterable[Path] = ()) -> Trace:
     records = find_records(model, extra)
     if (model / RELEASE_FILE).is_file():
         return Trace(model, _released(model, records), records, release=True)
-    digest = sha256_path(model)
+    is_run = any((model / name).is_dir() for name in RECORD_FOLDERS)
+    try:
+        digest = sha256_path(model)
+    except FileNotFoundError as error:
+        # A run of some time ago keeps its records while the outputs that it links to were pruned: no model has to be
+        # there for a trace of records.
+        if is_run:
+            return Trace(model, _result_of_run(model, records), records)
+        raise LineageError("a file of the model is a link to nothing", file=error.filename) from error
     for record in records:
         for subject in record.subjects:
             if subject.sha256 == digest:
                 return Trace(model, subject, records)
-    if any((model / name).is_dir() for name in RECORD_FOLDERS):
+    if is_run:
         return Trace(model, _result_of_run(model, records), records)
     raise _no_record(model, digest, records)
 

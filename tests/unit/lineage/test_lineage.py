@@ -79,6 +79,22 @@ def test_what_is_gone_from_disk_is_counted_and_not_guessed(checkout: Path) -> No
     assert "2 artifacts not on this disk" in verdict(MODEL)
 
 
+def test_a_run_whose_outputs_were_pruned_is_still_traced_and_they_are_counted(checkout: Path) -> None:
+    run = checkout / "runs" / "20260101-demo"
+    (run / "records").mkdir(parents=True)
+    for step in ("perceptual_feedback", "adversarial_feedback", "evaluation"):
+        shutil.copy(checkout / "runs" / "dvc" / step / "record.json", run / "records" / f"{step}.json")
+    output = run / "outputs" / "adversarial_feedback" / "tuned_model"
+    output.parent.mkdir(parents=True)
+    output.symlink_to("../../../dvc/adversarial_feedback/tuned_model")
+    assert "0 artifacts not on this disk" in verdict(run)
+    shutil.rmtree(MODEL)
+    assert "1 artifacts not on this disk" in verdict(run)
+    assert "tuned_model" in shown(run)
+    with pytest.raises(LineageError, match="does not exist"):
+        verdict(output)
+
+
 @pytest.mark.parametrize(
     ("file", "link"),
     [
