@@ -29,6 +29,11 @@ BILLS = ROOT / "dist" / "images"
 HED_LOCK = ROOT / "requirements" / "models-hed.lock"
 BUILD_LOCK = ROOT / "images" / "build.lock"
 PIP_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
+# The file of digests lies among these and is written by each build: it must not make the next one look changed.
+IN_THE_IMAGES = (
+    *("src", "data/expectations", "images", "requirements", "pyproject.toml"),
+    f":(exclude){DIGESTS.relative_to(ROOT)}",
+)
 
 
 def build(names: Sequence[str], torch: str, base: str | None, from_index: bool, digests: Path) -> list[dict[str, Any]]:
@@ -132,15 +137,18 @@ def lock_digest(name: str, torch: str) -> str:
     return sha256_manifest({lock.name: sha256_file(lock) for lock in _locks(name, torch)})
 
 
+def revision(root: Path = ROOT) -> str:
+    """The commit of the checkout `root`, with `-dirty` when what the images hold differs from it; "" without git."""
+    commit = git(root, "rev-parse", "HEAD") or ""
+    changed = git(root, "status", "--porcelain", "--", *IN_THE_IMAGES) if commit else ""
+    return f"{commit}-dirty" if changed else commit
+
+
 def _identity(name: str, torch: str) -> dict[str, str]:
-    """Build arguments that the labels show. A commit ends in `-dirty` when what the image holds differs from it."""
-    commit = git(ROOT, "rev-parse", "HEAD") or ""
-    dirty = git(
-        ROOT, "status", "--porcelain", "--", "src", "data/expectations", "images", "requirements", "pyproject.toml"
-    )
+    """Build arguments that the labels show."""
     identity = {
         "VERSION": _version(),
-        "COMMIT": f"{commit}-dirty" if commit and dirty else commit,
+        "COMMIT": revision(),
         "CODE_VERSION": code_version(),
         "LOCK_SHA256": lock_digest(name, torch),
     }

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from images.build import BILLS, ROOT, lock_digest
+from images.build import BILLS, ROOT, lock_digest, revision
 from images.engine import docker, inspected
 from tests.containers.conftest import Image
 from unifl.core.digest import code_version
-from unifl.core.record import git
 
 pytestmark = pytest.mark.containers
 
@@ -74,7 +73,7 @@ def test_the_size_is_within_its_mark(image: Image) -> None:
 
 def test_labels_tell_commit_code_and_locks(image: Image) -> None:
     labels = image.inspected()["Config"]["Labels"]
-    assert labels["org.opencontainers.image.revision"].partition("-")[0] == git(ROOT, "rev-parse", "HEAD")
+    assert labels["org.opencontainers.image.revision"] == revision()
     assert labels["io.unifl.code-version"] == code_version()
     assert labels["io.unifl.lock.sha256"] == lock_digest(image.name, "cpu")
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
