@@ -2,6 +2,7 @@
 #   make demo     the whole pipeline on this machine, ending in a table and runs/<id>/report.html
 #   make test     lint, types, import contracts and the tests
 #   make images   the container images (docs/images.md);  make test-containers  build them for a test and run the data part in them
+#   make audit    policies over Dockerfiles and manifests, and the images' packages against known vulnerabilities (needs PyPI's API)
 #   make install  the environment only;  make lint  the static checks only;  make clean  everything but the environment's inputs
 PYTHON ?= python3.11
 VENV   := .venv
@@ -16,7 +17,7 @@ export GX_ANALYTICS_ENABLED := false
 export DVC_NO_ANALYTICS := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo embedded test test-slow test-containers images lint lock clean
+.PHONY: help install demo embedded test test-slow test-containers images audit lint lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -61,11 +62,33 @@ test-containers: $(STAMP)
 	$(BIN)/python -m images build --torch cpu --or-test-base --digests $(BUILT)
 	UNIFL_IMAGES_FILE=$(CURDIR)/$(BUILT) UNIFL_REQUIRE_CONTAINERS=1 $(BIN)/pytest -m containers tests/containers
 
+# checkov judges what is written here and reaches nothing. pip-audit asks PyPI about each package and fails on any known
+# vulnerability, and on a package that it gets no answer about; PIP_AUDIT_VULNERABILITY_SERVICE=osv asks osv.dev.
+# CKV_K8S_40 wants user ids above 10000: ids of containers are no ids of the node here (runAsNonRoot, no host paths).
+AUDIT := .cache/audit
+AUDITED := images/data/requirements.lock images/train/requirements.lock images/train/torch-cuda.lock images/build.lock \
+	requirements/models-hed.lock
+CHECKOV := $(AUDIT)/bin/checkov --quiet --compact --skip-download
+audit: $(STAMP) $(AUDIT)/.installed
+	$(CHECKOV) --framework dockerfile --directory images
+	mkdir -p $(AUDIT)/manifests
+	$(BIN)/kubectl kustomize manifests/overlays/gke > $(AUDIT)/manifests/gke.yaml
+	$(BIN)/kubectl kustomize manifests/overlays/kind > $(AUDIT)/manifests/kind.yaml
+	$(CHECKOV) --framework kubernetes --skip-check CKV_K8S_40 --directory $(AUDIT)/manifests
+	status=0; for lock in $(AUDITED); do echo "$$lock"; \
+		$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r $$lock || status=1; done; exit $$status
+
+$(AUDIT)/.installed: requirements/audit.lock
+	test -x $(AUDIT)/bin/python || $(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip install --quiet -r requirements/audit.lock
+	@touch $@
+
 # The locks name versions only: no registry, no path, and torch without the local label of one build.
 COMPILE := pip-compile --quiet --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --allow-unsafe \
 	--annotation-style line
 lock: $(STAMP)
 	cd requirements && ../$(BIN)/$(COMPILE) --output-file dev.lock dev.in
+	cd requirements && ../$(BIN)/$(COMPILE) --output-file audit.lock audit.in
 	cd requirements && ../$(BIN)/$(COMPILE) --constraint dev.lock --output-file runtime.lock runtime.in
 	sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/; s/via -c dev.lock, /via /' requirements/*.lock
 
