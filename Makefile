@@ -2,7 +2,7 @@
 #   make demo     the whole pipeline on this machine, ending in a table and runs/<id>/report.html
 #   make test     lint, types, import contracts and the tests
 #   make images   the container images (docs/images.md);  make test-containers  build them for a test and run the data part in them
-#   make audit    policies over Dockerfiles and manifests, and the images' packages against known vulnerabilities (needs PyPI's API)
+#   make audit    policies over Dockerfiles and manifests; known vulnerabilities of the built images (docs/images.md)
 #   make install  the environment only;  make lint  the static checks only;  make clean  everything but the environment's inputs
 PYTHON ?= python3.11
 VENV   := .venv
@@ -62,7 +62,8 @@ test-containers: $(STAMP)
 	$(BIN)/python -m images build --torch cpu --or-test-base --digests $(BUILT)
 	UNIFL_IMAGES_FILE=$(CURDIR)/$(BUILT) UNIFL_REQUIRE_CONTAINERS=1 $(BIN)/pytest -m containers tests/containers
 
-# checkov judges what is written here and reaches nothing. pip-audit asks PyPI about each package and fails on any known
+# checkov judges what is written here and reaches nothing. The images' audit asks Debian for security updates that they
+# lack; pip-audit asks PyPI about each package and fails on any known
 # vulnerability, and on a package that it gets no answer about; PIP_AUDIT_VULNERABILITY_SERVICE=osv asks osv.dev.
 # CKV_K8S_40 wants user ids above 10000: ids of containers are no ids of the node here (runAsNonRoot, no host paths).
 AUDIT := .cache/audit
@@ -75,7 +76,8 @@ audit: $(STAMP) $(AUDIT)/.installed
 	$(BIN)/kubectl kustomize manifests/overlays/gke > $(AUDIT)/manifests/gke.yaml
 	$(BIN)/kubectl kustomize manifests/overlays/kind > $(AUDIT)/manifests/kind.yaml
 	$(CHECKOV) --framework kubernetes --skip-check CKV_K8S_40 --directory $(AUDIT)/manifests
-	status=0; for lock in $(AUDITED); do echo "$$lock"; \
+	status=0; $(BIN)/python -m images audit || status=1; \
+	for lock in $(AUDITED); do echo "$$lock"; \
 		$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r $$lock || status=1; done; exit $$status
 
 $(AUDIT)/.installed: requirements/audit.lock

@@ -80,6 +80,27 @@ def push(names: tuple[str, ...], registry: str, digests: Path) -> None:
 
 
 @commands.command()
+@names_argument
+@digests_option
+def audit(names: tuple[str, ...], digests: Path) -> None:
+    """List the security updates of Debian that built images lack (all when none is named); any makes exit code 1.
+
+    Asks deb.debian.org. The remedy is a newer base: the digest in the Dockerfiles, or `python -m images base --renew`.
+    """
+    from images import build as builder
+    from images.audit import pending_updates
+
+    lacking = 0
+    for reference in builder.built_references(names or IMAGES, digests):
+        pending = pending_updates(reference)
+        lacking += len(pending)
+        click.echo(f"{reference}: {len(pending)} security updates of Debian are missing")
+        for one in pending:
+            click.echo(f"  {one}")
+    sys.exit(1 if lacking else 0)
+
+
+@commands.command()
 def lock() -> None:
     """Write images/*/requirements.lock anew from requirements/*.lock and what is installed here."""
     from images import locks
@@ -98,13 +119,14 @@ def engine(stop: bool) -> None:
 
 
 @commands.command()
-def base() -> None:
+@click.option("--renew", is_flag=True, help="Make it anew, with today's security updates, although there is one.")
+def base(renew: bool) -> None:
     """Make the base of test images with debootstrap (root on Debian, 2 minutes)."""
     from images import base as test_base
     from images import engine
 
     click.echo(engine.ensure())
-    click.echo(test_base.ensure_test_base())
+    click.echo(test_base.ensure_test_base(renew))
 
 
 def main() -> None:

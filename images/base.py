@@ -14,6 +14,8 @@ from unifl.core.errors import UniflError
 
 TEST_BASE = "unifl-test-base:bookworm"
 SUITE = "bookworm"
+MIRROR = "http://deb.debian.org/debian"
+SECURITY_MIRROR = "http://deb.debian.org/debian-security"
 PACKAGES = ("ca-certificates", "python3", "python3-venv")
 UNWANTED = (
     "usr/share/locale",
@@ -26,12 +28,15 @@ UNWANTED = (
 )
 
 
-def ensure_test_base() -> str:
+def ensure_test_base(renew: bool = False) -> str:
     """Make `TEST_BASE` unless the engine has it (2 minutes, root on Debian); returns one line about it.
+
+    Args:
+        renew: make it anew, with today's security updates, although the engine has one.
 
     Raises UniflError when this user or system can't.
     """
-    if docker("image", "ls", "--quiet", TEST_BASE).strip():
+    if not renew and docker("image", "ls", "--quiet", TEST_BASE).strip():
         return f"{TEST_BASE} is there"
     if os.geteuid() != 0:
         raise UniflError("the base for tests is made by debootstrap, which needs root", remedy="run as root")
@@ -41,7 +46,12 @@ def ensure_test_base() -> str:
     with tempfile.TemporaryDirectory(prefix="unifl-base-") as scratch:
         root = Path(scratch, "root")
         try:
-            _run("debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(root))
+            _run("debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(root), MIRROR)
+            # debootstrap knows one archive only, and Debian keeps its security updates in another.
+            sources = root / "etc/apt/sources.list"
+            sources.write_text(f"deb {MIRROR} {SUITE} main\ndeb {SECURITY_MIRROR} {SUITE}-security main\n")
+            for command in (["update"], ["upgrade", "--yes", "--no-install-recommends"], ["clean"]):
+                _run("chroot", str(root), "apt-get", "--quiet", "-o", "APT::Update::Error-Mode=any", *command)
         finally:
             # debootstrap leaves it mounted when it runs in a container, and sometimes elsewhere.
             while os.path.ismount(root / "proc"):
@@ -59,5 +69,5 @@ def ensure_test_base() -> str:
 
 
 def _run(*command: str) -> None:
-    if subprocess.run(command, check=False).returncode != 0:
+    if subprocess.run(command, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, check=False).returncode != 0:
         raise UniflError(f"{command[0]} failed", remedy="its lines above say why")

@@ -105,6 +105,15 @@ def push(
     return [entries[name] for name in names]
 
 
+def built_references(names: Sequence[str], digests: Path) -> list[str]:
+    """The references of the images `names`. Raises UniflError for one that was not built on this machine."""
+    entries = _read(digests)
+    missing = [name for name in names if not entries[name].get("built")]
+    if missing:
+        raise UniflError(f"not built here: {', '.join(missing)}", file=digests, remedy="make images")
+    return [f"{entries[name]['repository']}:{entries[name]['tag']}" for name in names]
+
+
 def _pin_in_manifests(manifests: Path, name: str, digest: str) -> None:
     """Write the digest of the image `name` where the manifests take it from; they don't use every image."""
     text = manifests.read_text(encoding="utf-8")
