@@ -63,8 +63,8 @@ test-containers: $(STAMP)
 	UNIFL_IMAGES_FILE=$(CURDIR)/$(BUILT) UNIFL_REQUIRE_CONTAINERS=1 $(BIN)/pytest -m containers tests/containers
 
 # checkov judges what is written here and reaches nothing. The images' audit asks Debian for security updates that they
-# lack; pip-audit asks PyPI about each package and fails on any known
-# vulnerability, and on a package that it gets no answer about; PIP_AUDIT_VULNERABILITY_SERVICE=osv asks osv.dev.
+# lack; pip-audit asks PyPI about each package and fails on any known vulnerability, and on a package that it gets no
+# answer about; PIP_AUDIT_VULNERABILITY_SERVICE=osv asks osv.dev.
 # CKV_K8S_40 wants user ids above 10000: ids of containers are no ids of the node here (runAsNonRoot, no host paths).
 AUDIT := .cache/audit
 AUDITED := images/data/requirements.lock images/train/requirements.lock images/train/torch-cuda.lock images/build.lock \
