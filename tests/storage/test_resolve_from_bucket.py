@@ -16,6 +16,7 @@ import requests
 
 from tests.storage.front import Front
 from tests.storage.git_server import served
+from tests.storage.metadata_server import MetadataServer
 from unifl.core.digest import dvc_md5, sha256_path
 from unifl.data.store import push
 from unifl.steps.resolve_data import OUTPUTS, ResolveDataSettings
@@ -23,6 +24,8 @@ from unifl.steps.resolve_data import OUTPUTS, ResolveDataSettings
 BUCKET = "bucket-of-data"
 PATHS = ResolveDataSettings().paths
 pytestmark = pytest.mark.timeout(900)  # every pod imports DVC anew
+PROJECT, IDENTITY = "project-of-the-cluster", "unifl-pipeline@project-of-the-cluster.iam.gserviceaccount.com"
+ANONYMOUS = "projectname = test\n    allow_anonymous_login = true"
 CONFIG = """\
 [core]
     remote = gcs
@@ -30,12 +33,10 @@ CONFIG = """\
 ['remote "gcs"']
     url = gs://{bucket}/dvc
     endpointurl = {host}
-    projectname = test
     {login}
 ['remote "models"']
     url = gs://{bucket}/models
     endpointurl = {host}
-    projectname = test
     {login}
 """
 
@@ -85,7 +86,7 @@ def everything(emulator: int, tmp_path_factory: pytest.TempPathFactory) -> Itera
         requests.post(f"{front.host}/storage/v1/b", json={"name": BUCKET}, timeout=60).raise_for_status()
         config = work / ".dvc" / "config"
         with Repo.init(str(work)):
-            config.write_text(CONFIG.format(bucket=BUCKET, host=front.host, login="allow_anonymous_login = true"))
+            config.write_text(CONFIG.format(bucket=BUCKET, host=front.host, login=ANONYMOUS))
         write_data(work)
         stored = push(work / "data" / "base_model", f"gs://{BUCKET}/models")
         shutil.move(work / "data" / "base_model", root / "base_model")
@@ -206,3 +207,24 @@ def test_missing_credentials_are_one_line(front: Front, origin: Origin, tmp_path
     done = in_a_pod(tmp_path, {"repository": origin.address, "revision": "identity"}, NO_GCE_CHECK="true")
     assert done.returncode == 8, done.stderr
     assert re.search("does not accept the credentials|Invalid Credentials", done.stderr.splitlines()[-1]), done.stderr
+
+
+@pytest.fixture
+def identity(front: Front) -> Iterator[MetadataServer]:
+    """Workload Identity: a metadata server, whose token the bucket demands of every request."""
+    metadata = MetadataServer(PROJECT, IDENTITY)
+    front.token = metadata.token
+    yield metadata
+    metadata.close()
+
+
+def test_a_pod_takes_its_token_from_the_metadata_server(
+    front: Front, origin: Origin, identity: MetadataServer, tmp_path: Path
+) -> None:
+    settings = {"repository": origin.address, "revision": "identity"}
+    done = in_a_pod(tmp_path, settings, **identity.environment)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "pod" / "images" / "inner" / "file.txt").read_text() == "images data"
+    assert sha256_path(tmp_path / "pod" / "base_model") == sha256_path(origin.base_model)
+    assert {each.status for each in front.asked} <= {200, 206, 404}
+    assert identity.token not in done.stderr + done.stdout

@@ -106,14 +106,18 @@ def make_run(
     return second
 
 
-def publish(root: Path, release: Path, **settings: object) -> Path:
-    """Publish stage 2 of the run in `root`."""
+def publishing(root: Path) -> dict[str, Path]:
+    """What publishing stage 2 of the run in `root` takes."""
     runs = root / "runs" / "dvc"
-    inputs = {
+    return {
         "base_model": root / "data" / "base_model",
         "model": runs / "adversarial_feedback" / "tuned_model",
         "evaluation": runs / "evaluation" / "evaluation.json",
         "records": runs,
     }
-    execute("publish", inputs, {"release": release}, settings)
+
+
+def publish(root: Path, release: Path, **settings: object) -> Path:
+    """Publish stage 2 of the run in `root`."""
+    execute("publish", publishing(root), {"release": release}, settings)
     return release
