@@ -45,12 +45,13 @@ def compile_all(folder: Path, placement: str = DEFAULT_PLACEMENT) -> list[Path]:
     return written
 
 
-def compiled(pipeline: Any) -> str:
+def compiled(pipeline: Any, spec: dict[str, Any] | None = None) -> str:
     """The YAML of a pipeline function, as Kubeflow's compiler writes it but for its comments, and in a tenth of the
-    time: one document, and a second one when there is something to say about Kubernetes."""
+    time: one document, and a second one when there is something to say about Kubernetes. `spec` is its `specification`,
+    where that is known already."""
     from google.protobuf import json_format
 
-    parts = [specification(pipeline)]
+    parts = [spec or specification(pipeline)]
     if pipeline.platform_spec.platforms:
         parts.append(dict(json_format.MessageToDict(pipeline.platform_spec)))
     return _yaml(parts)

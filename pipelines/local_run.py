@@ -19,7 +19,7 @@ from rich.console import Console
 import unifl
 from pipelines.local_cache import CACHE, alone
 from pipelines.run_folder import collect, new_run_folder
-from pipelines.settings import TASKS, parameters, resolved, task_settings
+from pipelines.settings import TASKS, parameters, require_effect, resolved, task_settings
 from pipelines.summary_table import print_summary
 from pipelines.task_watch import LineSink, TaskWatch, watched_tasks
 from unifl.core.digest import code_version
@@ -38,7 +38,9 @@ def run(preset: str, overrides: Sequence[str], console: Console) -> int:
 
     Raises SettingsError, DataContractError or StorageError before any task starts.
     """
-    settings = resolved(task_settings(preset, overrides))
+    settings = task_settings(preset, overrides)
+    require_effect(overrides, TASKS, on_cluster=False)
+    settings = resolved(settings)
     with alone(CACHE), _terminable():
         folder = new_run_folder(RUNS, preset)
         watch = TaskWatch(list(TASKS), console)

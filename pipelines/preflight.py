@@ -3,7 +3,7 @@
 They are parameters of the run, so the same compiled pipeline serves every preset.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipelines.compiling import dag_tasks
@@ -24,11 +24,13 @@ def with_facts(
     placement: Placement,
     namespace: str | None,
     link: str | None,
+    taken: Iterable[str] = (),
 ) -> dict[str, StepSettings]:
     """`settings` with those of preflight and run_summary complete.
 
     `spec` is the compiled pipeline, `namespace` where the run goes if it is not the placement's, `link` where a browser
-    shows a run, with LINKED for its id.
+    shows a run, with LINKED for its id. `taken` are the addresses of artifacts that the run takes from elsewhere: those
+    in buckets of Google Cloud are to be read, of another kind of place preflight knows nothing.
     """
     tasks = {task["taskInfo"]["name"]: image for task in dag_tasks(spec).values() if (image := _image(spec, task))}
     webhook, workspace = placement.webhook, placement.workspace
@@ -37,6 +39,7 @@ def with_facts(
         "namespace": namespace or placement.namespace,
         "demands": tuple(demand(task, placement) for task in tasks),
         "secrets": {URL_VARIABLE: f"{webhook.secret}/{webhook.key}"} if webhook and webhook.required else {},
+        "readable": tuple(dict.fromkeys(address for address in taken if address.startswith("gs://"))),
         "free_gib": {WORK_PATH: workspace.free_gib} if workspace else {},
     }
     told = {"pipeline": spec["pipelineInfo"]["name"], "link": link or ""}

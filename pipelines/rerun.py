@@ -76,8 +76,10 @@ def prepare_rerun(
     sources: list[PastArtifacts] = [AddressFile(artifacts)] if artifacts else [MetadataStore(cluster)]
     imported = past_addresses(sources[0], run_id, compiled_pipeline(cluster, run)[0], needed, artifacts)
     built = feedback_learning(table, without(again, imported))
-    package = compiled(built)
-    settings = with_facts(settings, specification(built), table, cluster.namespace, cluster.link(LINKED))
+    spec = specification(built)
+    package = compiled(built, spec)
+    taken = [address for outputs in imported.values() for address in outputs.values()]
+    settings = with_facts(settings, spec, table, cluster.namespace, cluster.link(LINKED), taken)
     return Rerun(
         run_id,
         package,

@@ -117,13 +117,24 @@ def overridden(given: Mapping[str, str], overrides: Iterable[str]) -> dict[str, 
     return complete
 
 
-def require_effect(overrides: Iterable[str], run: Iterable[str]) -> None:
-    """Raise SettingsError for an override of a task that is not among `run`: it would have no effect."""
-    ran = {*run, *(FLOW.keys() - TASKS.keys())}
+def require_effect(overrides: Iterable[str], run: Iterable[str], *, on_cluster: bool = True) -> None:
+    """Raise SettingsError for an override of a task that is not among `run`: it would have no effect.
+
+    On a cluster preflight and the run's summary always run, on this machine never.
+    """
+    around = FLOW.keys() - TASKS.keys()
+    ran = {*run, *around} if on_cluster else {*run}
     kept = {}
     for override in overrides:
         name, dot, _ = override.partition("=")[0].partition(".")
-        if dot and name not in ran and (idle := sorted(set(tasks_named(name)) - ran)):
+        if not dot or name in ran:
+            continue
+        if name in around:
+            raise SettingsError(
+                f"{name} runs on a cluster only, so it takes no settings here: {override}",
+                remedy=f"leave it out, or `python -m pipelines submit --set {override}`",
+            )
+        if idle := sorted(set(tasks_named(name)) - ran):
             kept[override] = idle
     if kept:
         raise SettingsError(

@@ -100,8 +100,9 @@ def prepare(
     if "resolve_data" in run:
         settings = fetchable(settings)
     built = part(pipeline, table) if pipeline in PARTS else feedback_learning(table)
-    package = compiled(built)
-    settings = with_facts(settings, specification(built), table, cluster.namespace, cluster.link(LINKED))
+    spec = specification(built)
+    package = compiled(built, spec)
+    settings = with_facts(settings, spec, table, cluster.namespace, cluster.link(LINKED), addresses.values())
     version = f"{commit}-{sha256(normalised(package).encode()).hexdigest()[:12]}"
     given = {**parameters(settings), **addresses}
     return Prepared(pipeline_name(pipeline), package, version, name or run_name(Path(preset).stem), given)

@@ -70,7 +70,9 @@ def test_an_acceleration_is_submitted_with_the_addresses_of_what_it_starts_from(
     parameters = run.runtime_config.parameters
     assert parameters["stage1_uri"] == "gs://past/stage1"
     assert json.loads(parameters["resolve_data_settings"])["expected"]
-    assert json.loads(parameters["preflight_settings"])["demands"]
+    told = json.loads(parameters["preflight_settings"])
+    assert told["demands"]
+    assert set(told["readable"]) == {f"gs://past/{name}" for name in ACCELERATION_INPUTS}
     assert [pipeline.display_name for pipeline in server.pipelines.values()] == ["unifl-acceleration-only"]
 
 

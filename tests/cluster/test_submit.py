@@ -150,3 +150,18 @@ def test_waiting_for_a_run_that_fails_ends_with_13_and_names_the_step(
     last = ended.err.splitlines()[-1]
     assert f"run {ended.run_id} ended FAILED in decoupled_feedback" in last
     assert f"python -m pipelines logs {ended.run_id} decoupled_feedback" in last
+
+
+@pytest.mark.parametrize("override", ["preflight.allow_tags=true", "run_summary.webhook_retries=0"])
+def test_a_setting_of_a_task_that_only_a_cluster_has_is_refused_on_this_machine(
+    call: Call, checkout: Path, server: FakeServer, override: str
+) -> None:
+    task = override.partition(".")[0]
+    ended = call("run", "--set", override)
+    assert (ended.code, server.requests) == (2, [])
+    assert ended.err == (
+        f"{task} runs on a cluster only, so it takes no settings here: {override}; "
+        f"remedy: leave it out, or `python -m pipelines submit --set {override}`\n"
+    )
+    assert not (checkout / "runs").exists()
+    assert call("submit", "--set", override).code == 0

@@ -71,7 +71,7 @@ def write_data(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def everything(emulator: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Front, Origin]]:
     """A repository on the branch `main`, with a base model that the store sent to the bucket as a set, and all else
-    there by `dvc push`; on the branch `identity` without anonymous login."""
+    there by `dvc push`; on the branch `identity` without anonymous login, on `unpushed` with prompts not sent."""
     from dvc.repo import Repo
 
     root, front = tmp_path_factory.mktemp("origin"), Front(emulator)
@@ -100,6 +100,14 @@ def everything(emulator: int, tmp_path_factory: pytest.TempPathFactory) -> Itera
         git(work, "checkout", "-qb", "identity")
         config.write_text(CONFIG.format(bucket=BUCKET, host=front.host, login=""))
         git(work, "commit", "-qam", "Log in")
+        git(work, "checkout", "-qb", "unpushed", "main")
+        (work / PATHS["prompts"]).write_text("other prompts")
+        with Repo(str(work)) as repo:
+            repo.add(PATHS["prompts"])
+        git(work, "commit", "-qam", "Commit and forget to push")
+        git(work, "checkout", "-q", "--force", "main")
+        with Repo(str(work)) as repo:
+            repo.checkout([PATHS["prompts"]], force=True)
         git(root, "clone", "-q", "--bare", str(work), str(root / "data.git"))
         yield front, Origin(f"{address}/data.git", commit, work / "data", root / "base_model")
     front.close()
@@ -119,12 +127,19 @@ def origin(everything: tuple[Front, Origin], front: Front) -> Origin:
     return everything[1]
 
 
-def in_a_pod(tmp_path: Path, settings: dict[str, Any], **environment: str) -> subprocess.CompletedProcess[str]:
+def in_a_pod(
+    tmp_path: Path,
+    settings: dict[str, Any],
+    step: str = "resolve_data",
+    outputs: dict[str, Path] | None = None,
+    **environment: str,
+) -> subprocess.CompletedProcess[str]:
     """Run the step where there is neither a checkout nor git, as in the image."""
     pod = tmp_path / "pod"
     pod.mkdir(exist_ok=True)
-    outputs = [part for name in OUTPUTS for part in (f"--{name}", str(pod / name))]
-    command = [sys.executable, "-m", "unifl", "resolve_data", *outputs, "--settings-json", json.dumps(settings)]
+    targets = outputs or {name: pod / name for name in OUTPUTS}
+    given = [part for name, path in targets.items() for part in (f"--{name}", str(path))]
+    command = [sys.executable, "-m", "unifl", step, *given, "--settings-json", json.dumps(settings)]
     inherited = {
         key: os.environ[key] for key in ("PYTHONPATH", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT") if key in os.environ
     }
@@ -228,3 +243,37 @@ def test_a_pod_takes_its_token_from_the_metadata_server(
     assert sha256_path(tmp_path / "pod" / "base_model") == sha256_path(origin.base_model)
     assert {each.status for each in front.asked} <= {200, 206, 404}
     assert identity.token not in done.stderr + done.stdout
+
+
+def preflight_in_a_pod(tmp_path: Path, settings: dict[str, Any], **environment: str) -> tuple[int, list[str]]:
+    """Exit code and problems of preflight for a run that begins with resolve_data."""
+    given = {"data": True, "steps": {"resolve_data": json.dumps(settings)}}
+    report = tmp_path / "report.json"
+    done = in_a_pod(tmp_path, given, "preflight", {"report": report}, **environment)
+    assert report.exists(), done.stderr
+    return done.returncode, json.loads(report.read_text())["problems"]
+
+
+def test_preflight_sees_that_the_data_can_be_fetched(
+    front: Front, origin: Origin, identity: MetadataServer, tmp_path: Path
+) -> None:
+    settings = {"repository": origin.address, "revision": "identity"}
+    assert preflight_in_a_pod(tmp_path, settings, **identity.environment) == (0, [])
+    assert not [each for each in front.asked if each.query.get("alt") == "media"]
+
+
+def test_preflight_names_a_bucket_without_rights_before_a_gpu_starts(
+    front: Front, origin: Origin, tmp_path: Path
+) -> None:
+    front.refusal = (403, "pod@project does not have storage.objects.get access")
+    code, (problem,) = preflight_in_a_pod(tmp_path, settings_of(origin))
+    assert code == 8
+    assert "no right to do this: Forbidden" in problem
+    assert "remedy: give this identity roles/storage.objectViewer on the bucket" in problem
+
+
+def test_preflight_names_data_that_was_never_pushed(origin: Origin, tmp_path: Path) -> None:
+    code, (problem,) = preflight_in_a_pod(tmp_path, {"repository": origin.address, "revision": "unpushed"})
+    assert code == 3
+    assert f"prompts is not in the DVC remote gs://{BUCKET}/dvc/files/md5 (file data/prompts.parquet)" in problem
+    assert "`dvc push` sends it" in problem

@@ -63,10 +63,12 @@ def missing(
     expected: Mapping[str, str],
     remote: str | None = None,
 ) -> list[DataContractError]:
-    """What of `paths` is not in the repository at the revision, or has another digest than `expected`; all of it.
+    """What of `paths` is not in the repository at the revision, has another digest than `expected`, or (for another
+    repository than a folder of this machine) is not in the DVC remote; all of it.
 
     Fetches nothing: an expected SHA-256 of data that is no set of a store is left for `fetch` to compare. Arguments as
-    there. Raises SettingsError for an unknown repository or revision.
+    there. Raises SettingsError for an unknown repository or revision, StorageError for a remote that this identity may
+    not read.
     """
     problems = []
     with _file_system(repository, revision, remote) as fs:
@@ -81,7 +83,34 @@ def missing(
                 problems.append(_another_digest(name, path, wanted, f"DVC MD5 {md5}"))
             elif wanted and sha256 and len(wanted) not in MD5_LENGTHS and wanted != sha256:
                 problems.append(_another_digest(name, path, wanted, f"the set {sha256}"))
+            elif not Path(repository).is_dir():
+                with _dvc_errors(path, repository, revision):
+                    if (lacking := _lacking(fs.repo, path, md5, remote)) is not None:
+                        problems.append(
+                            DataContractError(f"{name} is not in {lacking}", file=path, remedy="`dvc push` sends it")
+                        )
     return problems
+
+
+def _lacking(repo: Any, path: str, md5: str | None, remote: str | None) -> str | None:
+    """The place that should hold the data of `path` and does not; None when it is there, or is kept by git.
+
+    Of a folder DVC's list of its files is looked for: one question a path.
+    """
+    if md5 is not None:
+        store = repo.cloud.get_remote_odb(remote or None, "fetch")
+        fs, address = store.fs, store.oid_to_path(md5)
+        lacking = f"the DVC remote {fs.unstrip_protocol(store.path)}"
+    elif (output := _output(repo, path)) is not None and output.stage.is_partial_import:
+        source = output.stage.deps[0]
+        fs, address, lacking = source.fs, source.fs_path, str(source.def_path)
+    else:
+        return None
+    try:
+        fs.info(address)  # `exists` would take a refusal for an absence
+    except FileNotFoundError:
+        return lacking
+    return None
 
 
 def fetch(
@@ -150,14 +179,18 @@ def _resolved(fs: Any, repository: str, revision: str | None, paths: Mapping[str
 
 def _imported_from(fs: Any, path: str) -> str | None:
     """The address that DVC imports `path` from without a copy (`dvc import-url --no-download`), or None."""
+    output = _output(fs.repo, path)
+    return str(output.stage.deps[0].def_path) if output is not None and output.stage.is_partial_import else None
+
+
+def _output(repo: Any, path: str) -> Any:
+    """What DVC tracks as or around `path`; None when it tracks nothing there."""
     from dvc.exceptions import OutputNotFoundError
 
-    repo = fs.repo
     try:
-        (output, *_) = repo.find_outs_by_path(repo.fs.join(repo.root_dir, *Path(path).parts))
+        return repo.find_outs_by_path(repo.fs.join(repo.root_dir, *Path(path).parts))[0]
     except OutputNotFoundError:
         return None
-    return str(output.stage.deps[0].def_path) if output.stage.is_partial_import else None
 
 
 def _pointers_changed(checkout: Path, paths: Mapping[str, str]) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
-from unifl.core.errors import StorageError, UniflError
+from unifl.core.errors import SettingsError, StorageError, UniflError
 from unifl.core.files import storage_errors
 from unifl.core.progress import progress
 from unifl.data.store_place import PART_BYTES, Conflict, LocalFile, Small, StoredObject, Wanted, part_bytes
@@ -242,6 +242,30 @@ class BucketPlace:
                 raise Conflict(key) from error
 
 
+def check_readable(address: str) -> None:
+    """See that something lies at `gs://BUCKET/PATH` (an object, or objects below it) and that it may be read.
+
+    By the questions that a reader asks, so that rights given for a part of a bucket count as well. Raises SettingsError
+    for another kind of address, StorageError when the bucket refuses or nothing is there.
+    """
+    from google.cloud import storage
+    from google.cloud.storage.retry import DEFAULT_RETRY
+
+    bucket, _, path = address.removeprefix("gs://").partition("/")
+    path = path.rstrip("/")
+    if not address.startswith("gs://") or not bucket or not path:
+        raise SettingsError(f"{address!r} is no address in a bucket", expected="gs://BUCKET/PATH")
+    tried: dict[str, Any] = {"timeout": CHECK_SECONDS, "retry": DEFAULT_RETRY.with_timeout(CHECK_SECONDS)}
+    with google_errors(address):
+        client = storage.Client()
+        if client.bucket(bucket).get_blob(path, **tried) is not None:
+            return
+        for below in client.list_blobs(bucket, prefix=f"{path}/", max_results=1, **tried):
+            below.reload(**tried)
+            return
+    raise StorageError("nothing lies there", file=address, remedy="check the address")
+
+
 def _part_keys(key: str, file: LocalFile) -> list[str]:
     """Parts belong to one object: who joins them may remove them."""
     count = len(file.parts)
@@ -376,7 +400,8 @@ def _told(error: BaseException) -> tuple[str, str] | None:
                 "check the address; `gcloud storage buckets create` makes a bucket",
             )
         case api.Forbidden():
-            return f"no right to do this: {detail}", _rights_remedy(True)
+            reading = any(permission in detail for permission in READING)
+            return f"no right to do this: {detail}", _rights_remedy(not reading)
         # gcsfs
         case OSError() if text.startswith("Forbidden: "):
             return f"no right to do this: {text}", _rights_remedy(False)

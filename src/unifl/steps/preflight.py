@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import Field
@@ -25,7 +26,12 @@ class PreflightSettings(StepSettings):
     """What to check; a submission fills in what placement and compiled pipeline say."""
 
     steps: dict[str, str] = Field(default={}, description="Task -> its settings as JSON; the component fills it in.")
-    data: bool = Field(default=True, description="Find the data of resolve_data and compare its digests.")
+    data: bool = Field(
+        default=True, description="Find the data of resolve_data, compare its digests and see that it can be fetched."
+    )
+    readable: tuple[str, ...] = Field(
+        default=(), description="Addresses (gs://...) that the run takes; each is to be there and to be read."
+    )
     images: dict[str, str] = Field(default={}, description="Image -> a task that runs it; each is to have a digest.")
     allow_tags: bool = Field(
         default=False, description="Let images without a digest pass (a cluster on one's own machine, docs/kind.md)."
@@ -81,6 +87,7 @@ def problems(settings: PreflightSettings) -> tuple[list[UniflError], list[str]]:
     found = _wrong_settings(settings)
     if settings.data and "resolve_data" in settings.steps:
         found += _wrong_data(settings.steps["resolve_data"])
+    found += _unreadable(settings.readable)
     found += [
         NotFoundError(
             f"the secret {name} is missing: {variable} is empty",
@@ -129,6 +136,18 @@ def _wrong_data(given: str) -> list[UniflError]:
         return list(missing(data.repository, data.revision, data.paths, expected=data.expected, remote=data.remote))
     except UniflError as error:
         return [error]
+
+
+def _unreadable(addresses: Iterable[str]) -> list[UniflError]:
+    from unifl.data.store_bucket import check_readable
+
+    wrong: list[UniflError] = []
+    for address in addresses:
+        try:
+            check_readable(address)
+        except UniflError as error:
+            wrong.append(error)
+    return wrong
 
 
 def _full_disks(settings: PreflightSettings) -> list[UniflError]:

@@ -54,9 +54,12 @@ def run(inputs: Paths, outputs: Paths, settings: PublishSettings, context: StepC
     name meanwhile.
     """
     from unifl.core.digest import sha256_path
+    from unifl.data.store import open_place, push
     from unifl.lineage.release import check_base, model_card, traced_records, write_release
     from unifl.steps.quality_gate import read_evaluation
 
+    if settings.destination:
+        open_place(settings.destination).check_rights(write=True)
     tuned = check_base(inputs["base_model"], inputs["model"])
     evaluation = read_evaluation(inputs["evaluation"])
     records = traced_records(
@@ -89,7 +92,5 @@ def run(inputs: Paths, outputs: Paths, settings: PublishSettings, context: StepC
     )
     metrics: Metrics = {"records": len(records), "release_sha256": sha256_path(outputs["release"])}
     if settings.destination:
-        from unifl.data.store import push
-
         metrics["release_address"] = push(outputs["release"], settings.destination, name=settings.published_as).address
     return metrics
