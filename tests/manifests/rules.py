@@ -8,6 +8,9 @@ from tests.manifests.overlay import Resource, called, containers, find, of_kind,
 
 BY_DIGEST = re.compile(r"[^@:]+(:[0-9]+)?[^@:]*@sha256:[0-9a-f]{64}")
 TRAINER, PUBLISHER = "unifl-pipeline", "unifl-publisher"
+MAY_GO_OUT = {"preflight", "resolve_data", "run_summary"}
+PRIVATE = {"10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"}
+HTTPS = {"protocol": "TCP", "port": 443}
 
 
 def pods_that_could_gain_rights(resources: list[Resource]) -> list[str]:
@@ -130,7 +133,8 @@ def shared_identities(resources: list[Resource]) -> list[str]:
 
 
 def openings_of_the_network(resources: list[Resource]) -> list[str]:
-    """Everything is denied first; nothing is opened to everybody, and every opening to the outside names a port."""
+    """Everything is denied first; nothing is opened to everybody, every opening to the outside names a port, and the
+    internet is open to none but the tasks that need it."""
     policies = of_kind(resources, "NetworkPolicy")
     closed = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     faults = [] if any(policy["spec"] == closed for policy in policies) else ["nothing is denied by default"]
@@ -140,11 +144,29 @@ def openings_of_the_network(resources: list[Resource]) -> list[str]:
                 blocks = [peer["ipBlock"]["cidr"] for peer in rule.get(peers, []) if "ipBlock" in peer]
                 if not rule.get(peers) or {} in rule[peers]:
                     faults.append(f"{called(policy)} opens {direction} to everybody")
-                faults += [f"{called(policy)} opens {block}" for block in blocks if int(block.split("/")[1]) < 16]
+                wide = [block for block in blocks if int(block.split("/")[1]) < 16]
+                if direction == "ingress" or not tasks_let_out(policy, rule) <= MAY_GO_OUT:
+                    faults += [f"{called(policy)} opens {block}" for block in wide]
                 outside = blocks or any("namespaceSelector" in peer for peer in rule.get(peers, []))
                 if outside and not rule.get("ports"):
                     faults.append(f"{called(policy)} opens every port")
     return faults
+
+
+def tasks_let_out(policy: Resource, rule: Resource) -> set[str]:
+    """The tasks that a rule lets out to public addresses by HTTPS; "*" when it lets out more than that."""
+    blocks = [peer["ipBlock"] for peer in rule.get("to", []) if "ipBlock" in peer]
+    only_public = (
+        bool(blocks)
+        and len(blocks) == len(rule["to"])
+        and all(set(block.get("except", [])) >= PRIVATE for block in blocks)
+    )
+    selector = policy["spec"]["podSelector"]
+    chosen = selector.get("matchExpressions", [])
+    by_task = len(chosen) == 1 and "matchLabels" not in selector and chosen[0]["key"] == "unifl/step"
+    if not only_public or not by_task or chosen[0]["operator"] != "In" or rule.get("ports") != [HTTPS]:
+        return {"*"}
+    return set(chosen[0]["values"])
 
 
 def gpus_beyond_the_quota(resources: list[Resource]) -> list[str]:

@@ -144,6 +144,10 @@ def _policy(resources: list[Resource], **egress: Any) -> None:
     find(resources, "NetworkPolicy", "allow-dns")["spec"]["egress"].append(egress)
 
 
+def _git(resources: list[Resource]) -> Resource:
+    return find(resources, "NetworkPolicy", "allow-git-repository")["spec"]
+
+
 def _rename(resources: list[Resource], kind: str, name: str) -> None:
     find(resources, kind, name)["metadata"]["name"] = "renamed"
 
@@ -221,6 +225,22 @@ def _rename(resources: list[Resource], kind: str, name: str) -> None:
             "0.0.0.0/0",
         ),
         ("openings_of_the_network", lambda r: _policy(r, to=[{"namespaceSelector": {}}]), "every port"),
+        ("openings_of_the_network", lambda r: _git(r)["podSelector"].clear(), "allow-git-repository opens 0.0.0.0/0"),
+        (
+            "openings_of_the_network",
+            lambda r: _git(r)["podSelector"]["matchExpressions"][0]["values"].append("evaluation"),
+            "allow-git-repository opens 0.0.0.0/0",
+        ),
+        (
+            "openings_of_the_network",
+            lambda r: _git(r)["egress"][0]["to"][0]["ipBlock"]["except"].remove("10.0.0.0/8"),
+            "allow-git-repository opens 0.0.0.0/0",
+        ),
+        (
+            "openings_of_the_network",
+            lambda r: _git(r)["egress"][0]["ports"].append({"protocol": "TCP", "port": 22}),
+            "allow-git-repository opens 0.0.0.0/0",
+        ),
         (
             "gpus_beyond_the_quota",
             lambda r: find(r, "ResourceQuota", "unifl")["spec"]["hard"].pop("requests.nvidia.com/gpu"),

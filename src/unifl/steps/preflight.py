@@ -165,7 +165,7 @@ def _full_disks(settings: PreflightSettings) -> list[UniflError]:
                 StorageError(
                     f"user {os.getuid()} of group {os.getgid()} can't write there: {error.strerror}",
                     file=folder,
-                    remedy="give the volume's root to that group, say by a pod with that fsGroup",
+                    remedy="give the volume's root to that group by a pod with that fsGroup (docs/gke.md, section 5)",
                 )
             )
         free = shutil.disk_usage(folder).free / 2**30
