@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 
 import yaml
 from kfp import dsl
+from kfp.dsl import structures
 from pydantic import ByteSize, Field, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -281,16 +282,17 @@ def place(task: dsl.PipelineTask, name: str, placement: Placement) -> None:
     needs = placement.needs(name)
     task.set_display_name(name)
     task.set_caching_options(enable_caching=placement.cached(name))
-    # Every call of a method that touches the container reads the source of all its callers, a third of the time that
-    # compiling took; so limits are set beside their requests, and variables all at once.
-    if needs.cpu:
-        task.set_cpu_request(needs.cpu)
-        task.container_spec.resources.cpu_limit = needs.cpu
-    if needs.memory:
-        task.set_memory_request(needs.memory)
-        task.container_spec.resources.memory_limit = needs.memory
-    if needs.gpus:
-        task.set_accelerator_type(GPU_RESOURCE).set_accelerator_limit(needs.gpus)
+    # Every call of a method that touches the container reads the source of all its callers, half of the time that
+    # compiling took; so its fields are written as those methods write them. `Pool` has checked the quantities.
+    if needs.cpu or needs.memory or needs.gpus:
+        task.container_spec.resources = structures.ResourceSpec(
+            cpu_request=needs.cpu or None,
+            cpu_limit=needs.cpu or None,
+            memory_request=needs.memory or None,
+            memory_limit=needs.memory or None,
+            accelerator_type=GPU_RESOURCE if needs.gpus else None,
+            accelerator_count=str(needs.gpus) if needs.gpus else None,
+        )
     if needs.retries.times:
         task.set_retry(
             needs.retries.times,
