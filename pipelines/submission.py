@@ -215,8 +215,20 @@ def submit(cluster: Cluster, prepared: Prepared, place: Place) -> tuple[str, Ver
 def follow(cluster: Cluster, run_id: str, poll_seconds: float) -> None:
     """Wait for the end of a run with a progress line: redrawn on a terminal, else a line whenever something changes.
 
-    Raises RunFailedError when the run does not succeed.
+    Raises RunFailedError when the run does not succeed. An interruption leaves the run alone, and says so.
     """
+    try:
+        _follow(cluster, run_id, poll_seconds)
+    except KeyboardInterrupt:
+        print(
+            f"\nno longer followed; run {run_id} goes on; remedy: `python -m pipelines status {run_id}` shows it, "
+            f"`python -m pipelines cancel {run_id}` ends it",
+            file=sys.stderr,
+        )
+        raise
+
+
+def _follow(cluster: Cluster, run_id: str, poll_seconds: float) -> None:
     from pipelines.status import run_status
 
     began, shown, terminal = time.monotonic(), "", sys.stderr.isatty()

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -169,6 +170,43 @@ def test_a_setting_of_a_task_that_only_a_cluster_has_is_refused_on_this_machine(
     )
     assert not (checkout / "runs").exists()
     assert call("submit", "--set", override).code == 0
+
+
+def test_ctrl_c_while_a_run_is_followed_leaves_the_run_alone_and_says_so(
+    checkout: Path, server: FakeServer, tmp_path: Path
+) -> None:
+    # A shell starts background jobs with SIGINT ignored, and the tests may be one.
+    started = (
+        "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "runpy.run_module('pipelines', run_name='__main__', alter_sys=True)"
+    )
+    environment = {**os.environ, "KF_PIPELINES_ENDPOINT": server.host, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    environment["TMPDIR"] = str(tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-c", started, "submit", "--wait", "--poll", "0.1"],
+        cwd=checkout,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("RUNNING: 0/")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    (run,) = server.runs.values()
+    (line,) = [line for line in err.splitlines() if line]
+    assert line == (
+        f"no longer followed; run {run.run_id} goes on; remedy: `python -m pipelines status {run.run_id}` shows it, "
+        f"`python -m pipelines cancel {run.run_id}` ends it"
+    )
+    assert f"run {run.run_id}" in out
+    assert run.state == "RUNNING"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("verb", ["submit", "schedule create"])

@@ -60,6 +60,35 @@ def test_a_training_step_on_spot_asks_for_a_gpu_its_node_memory_disk_and_time() 
     assert kubernetes["activeDeadlineSeconds"] == str(24 * 3600)
 
 
+@pytest.mark.parametrize(
+    "pipeline", ["feedback_learning", "base_model", "publish", "evaluation_only", "acceleration_only"]
+)
+def test_every_compiled_task_says_how_often_it_is_tried_how_long_it_may_take_and_whether_it_is_cached(
+    pipeline: str,
+) -> None:
+    table = read_placement("gke-l4-spot")
+    text = (ROOT / f"pipelines/compiled/gke-l4-spot/{pipeline}.yaml").read_text(encoding="utf-8")
+    spec, platform = documents(text)
+    kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    run = 0
+    for task in dag_tasks(spec).values():
+        name, label = task["taskInfo"]["name"], spec["components"][task["componentRef"]["name"]]["executorLabel"]
+        if "importer" in spec["deploymentSpec"]["executors"][label]:
+            continue
+        needs, run = table.needs(name), run + 1
+        tried = task.get("retryPolicy", {})
+        assert tried.get("maxRetryCount", 0) == needs.retries.times
+        if needs.retries.times:
+            assert tried["backoffDuration"] == f"{needs.retries.first_wait_seconds}s"
+            assert tried["backoffFactor"] == needs.retries.factor
+            assert tried["backoffMaxDuration"] == f"{needs.retries.longest_wait_seconds}s"
+        assert kubernetes[label]["activeDeadlineSeconds"] == str(round(needs.timeout_hours * 3600))
+        cached = task["cachingOptions"].get("enableCache", False)
+        assert cached == (name not in ("preflight", "run_summary", "publish"))
+    assert run
+    assert "sdkVersion" not in text
+
+
 def test_checkpoints_of_a_gpu_step_lie_on_the_claim_of_the_manifests() -> None:
     container, kubernetes = executors()["adversarial_feedback"]
     claim = yaml.safe_load((ROOT / "manifests/base/storage.yaml").read_text(encoding="utf-8"))
