@@ -3,6 +3,7 @@
 #   make test     lint, types, import contracts and the tests
 #   make images   the container images (docs/images.md);  make test-containers  build them for a test and run the data part in them
 #   make audit    policies over Dockerfiles and manifests; known vulnerabilities of the built images (docs/images.md)
+#   make test-control-plane  the manifests on a real Kubernetes API server and scheduler, built once (docs/control_plane.md)
 #   make install  the environment only;  make lint  the static checks only;  make clean  everything but the environment's inputs
 PYTHON ?= python3.11
 VENV   := .venv
@@ -17,7 +18,7 @@ export GX_ANALYTICS_ENABLED := false
 export DVC_NO_ANALYTICS := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo embedded test test-slow test-containers images audit lint lock clean
+.PHONY: help install demo embedded test test-slow test-containers test-control-plane images audit lint lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -46,7 +47,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports --config pyproject.toml
 
 test: lint
-	$(BIN)/pytest -n 2 -m "not slow and not containers"
+	$(BIN)/pytest -n 2 -m "not slow and not containers and not control_plane"
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow
@@ -84,6 +85,15 @@ $(AUDIT)/.installed: requirements/audit.lock
 	test -x $(AUDIT)/bin/python || $(PYTHON) -m venv $(AUDIT)
 	$(AUDIT)/bin/pip install --quiet -r requirements/audit.lock
 	@touch $@
+
+# Debian's source package of Kubernetes, built once as root; CONTROL_PLANE=FOLDER names a folder with the programs.
+BUILT_PLANE := .cache/control_plane
+CONTROL_PLANE ?= $(BUILT_PLANE)/bin
+test-control-plane: $(STAMP) $(CONTROL_PLANE)/kube-apiserver
+	UNIFL_CONTROL_PLANE=$(abspath $(CONTROL_PLANE)) UNIFL_REQUIRE_CONTROL_PLANE=1 $(BIN)/pytest -m control_plane tests/control_plane
+
+$(BUILT_PLANE)/bin/kube-apiserver:
+	tests/control_plane/build.sh $(BUILT_PLANE)
 
 # The locks name versions only: no registry, no path, and torch without the local label of one build.
 COMPILE := pip-compile --quiet --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --allow-unsafe \

@@ -16,7 +16,7 @@ from typing import Any
 from unifl.cluster.job import clear_results, job_folder, looked_after, raise_failure, take_results, write_job
 from unifl.cluster.parallel import Parallel
 from unifl.cluster.train_job_errors import is_absence, quota_too_small, sdk_errors
-from unifl.core.errors import SettingsError, UniflError
+from unifl.core.errors import ClusterError, SettingsError, UniflError
 from unifl.core.interruption import held_back
 from unifl.core.settings import StepSettings
 from unifl.core.step import Metrics, Paths, StepContext, StepFunction
@@ -181,8 +181,12 @@ class TrainJob:
         """Poll state and log, on every back end alike: a stream would break when a node is replaced."""
         state = ""
         while True:
-            with sdk_errors(self.parallel):
-                job = self._client.get_job(self.name)
+            job = self._left()
+            if job is None:
+                raise ClusterError(
+                    f"the TrainJob {self.name} was removed by somebody else",
+                    remedy="start the step again; it goes on from the last checkpoint",
+                )
             if job.status != state:
                 state = job.status
                 print(f"TrainJob {self.name}: {state}", flush=True)

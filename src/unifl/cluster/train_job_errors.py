@@ -49,10 +49,10 @@ def _translated(error: Exception, parallel: Parallel) -> UniflError:
 
 
 def is_absence(error: Exception) -> bool:
-    """Whether the SDK says that there is no TrainJob of this name (a missing CRD is something else)."""
+    """Whether the SDK says that there is no TrainJob of this name (a missing CRD or runtime is something else)."""
     answer = next((cause for cause in _causes(error) if getattr(cause, "status", None) == 404), None)
     if answer is not None:
-        return "page not found" not in str(getattr(answer, "body", ""))
+        return "page not found" not in str(getattr(answer, "body", "")) and "Runtime" not in str(error)
     return isinstance(error, ValueError) and "No TrainJob" in str(error)
 
 
