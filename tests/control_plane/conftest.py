@@ -1,6 +1,5 @@
 """Control planes with the manifests in them, started once for all tests; skipped where a program is missing."""
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from kubernetes import client
 
 from tests.control_plane.custom_kinds import definitions
@@ -36,8 +34,7 @@ class Cluster:
 
     def apply(self) -> str:
         """`kubectl apply` of all that the release knows; what kubectl prints."""
-        text = yaml.safe_dump_all(self.resources)
-        done = self.plane.kubectl("apply", "--filename", "-", given=text)
+        done = self.plane.kubectl("apply", given=self.resources)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -111,10 +108,12 @@ def either(request: pytest.FixtureRequest) -> Cluster:
 
 
 def _cluster(plane: ControlPlane, overlay: str) -> Cluster:
-    done = plane.kubectl("create", "--filename", "-", given=yaml.safe_dump_all(list(definitions().values())))
+    kinds = definitions()
+    done = plane.kubectl("create", given=list(kinds.values()))
     assert done.returncode == 0, done.stderr
-    done = plane.kubectl("wait", "--for=condition=established", "--timeout=60s", "customresourcedefinitions", "--all")
-    assert done.returncode == 0, done.stdout + done.stderr
+    for kind, definition in kinds.items():
+        version = f"{definition['spec']['group']}/{definition['spec']['versions'][0]['name']}"
+        eventually(lambda kind=kind, version=version: kind in _served(plane, version), f"kind {kind} that is served")
     cluster = _with_what_it_knows(plane, overlay)
     cluster.printed = cluster.apply()
     cluster.settle()
@@ -130,8 +129,19 @@ def _with_what_it_knows(plane: ControlPlane, overlay: str) -> Cluster:
 
 def _served(plane: ControlPlane, api_version: str) -> set[str]:
     prefix = "/apis/" if "/" in api_version else "/api/"
-    done = plane.kubectl("get", "--raw", prefix + api_version)
-    return {entry["kind"] for entry in json.loads(done.stdout)["resources"]} if done.returncode == 0 else set()
+    try:
+        answer = plane.client().call_api(
+            prefix + api_version,
+            "GET",
+            response_type="object",
+            auth_settings=["BearerToken"],
+            _return_http_data_only=True,
+        )
+    except client.ApiException as error:
+        if error.status != 404:
+            raise
+        return set()
+    return {entry["kind"] for entry in answer["resources"]}
 
 
 @pytest.fixture(scope="session")

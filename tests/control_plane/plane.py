@@ -3,6 +3,7 @@
 Certificate and tokens are made anew for each one. There is no kubelet: pods are made and scheduled, and never run.
 """
 
+import json
 import os
 import secrets
 import shutil
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
+import urllib3
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from kubernetes import client, config
@@ -40,7 +41,7 @@ def programs() -> dict[str, str]:
     """Path of each program: from the folder in $UNIFL_CONTROL_PLANE, else from the path. Raises MissingProgramError."""
     folder = os.environ.get(FOLDER_VARIABLE)
     path = os.pathsep.join([*([folder] if folder else []), os.environ.get("PATH", "")])
-    found = {name: shutil.which(name, path=path) for name in ("etcd", *SERVERS)}
+    found = {name: shutil.which(name, path=path) for name in ("etcd", *SERVERS, "setpriv")}
     if missing := [name for name, file in found.items() if file is None]:
         raise MissingProgramError(f"{', '.join(missing)} not found: set {FOLDER_VARIABLE} (docs/control_plane.md)")
     for name in SERVERS:
@@ -50,13 +51,15 @@ def programs() -> dict[str, str]:
     return {name: str(file) for name, file in found.items()}
 
 
-def eventually(look: Callable[[], Found | None], what: str, seconds: float = PATIENCE_SECONDS) -> Found:
-    """What `look` finds as soon as it finds something; an error after `seconds`."""
+def eventually(
+    look: Callable[[], Found | None], what: str, seconds: float = PATIENCE_SECONDS, every: float = 0.05
+) -> Found:
+    """What `look` finds as soon as it finds something, looking `every` so many seconds; an error after `seconds`."""
     end = time.monotonic() + seconds
     while not (found := look()):
         if time.monotonic() > end:
             raise TimeoutError(f"after {seconds:.0f} s still no {what}")
-        time.sleep(0.05)
+        time.sleep(every)
     return found
 
 
@@ -67,7 +70,7 @@ class ControlPlane:
         self.folder = folder
         self._programs = programs()
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._clients: list[client.ApiClient] = []
+        self._clients: dict[str, client.ApiClient] = {}
         self._tokens = {name: secrets.token_urlsafe(24) for name in ("admin", *SERVERS[1:])}
         self.port = free_port()
         self.address = f"https://127.0.0.1:{self.port}"
@@ -81,7 +84,7 @@ class ControlPlane:
             raise
 
     def close(self) -> None:
-        for api in self._clients:
+        for api in self._clients.values():
             api.close()
         for process in reversed(self._processes):
             process.terminate()
@@ -128,15 +131,21 @@ class ControlPlane:
             f"--service-account-signing-key-file={self.folder / 'accounts.key'}",
             "--kubelet-preferred-address-types=InternalIP",
         )
-        eventually(self._is_ready, "API server that is ready")
+        with urllib3.PoolManager(ca_certs=str(self.ca), retries=False, timeout=5.0) as pool:
+            eventually(lambda: self._is_ready(pool), "API server that is ready", every=0.25)
 
-    def _is_ready(self) -> bool:
+    def _is_ready(self, pool: urllib3.PoolManager) -> bool:
         for process in self._processes:
             if process.poll() is not None:
-                name = Path(str(process.args[0])).name  # type: ignore[index]
-                log = (self.folder / f"{name}.log").read_text(errors="replace").splitlines()
-                raise RuntimeError(f"{name} ended with code {process.returncode}: " + "\n".join(log[-8:]))
-        return self.kubectl("get", "--raw", "/readyz").returncode == 0
+                logs = {
+                    file.name: file.read_text(errors="replace").splitlines()[-8:] for file in self.folder.glob("*.log")
+                }
+                raise RuntimeError(f"{process.args} ended with code {process.returncode}: {logs}")
+        try:
+            bearer = {"Authorization": f"Bearer {self._tokens['admin']}"}
+            return pool.request("GET", f"{self.address}/readyz", headers=bearer).status == 200
+        except urllib3.exceptions.HTTPError:
+            return False
 
     def _start_controllers(self) -> None:
         manager = (
@@ -152,7 +161,8 @@ class ControlPlane:
 
     def _run(self, name: str, *options: str) -> None:
         with (self.folder / f"{name}.log").open("wb") as log:
-            command = [self._programs[name], *options]
+            # Should the tests be killed, nothing goes on without them.
+            command = ["setpriv", "--pdeathsig", "TERM", self._programs[name], *options]
             self._processes.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=self.folder))
 
     def _kubeconfig(self, name: str) -> Path:
@@ -170,14 +180,17 @@ class ControlPlane:
         }
         file = self.folder / f"{name}.kubeconfig"
         file.touch(mode=0o600)
-        file.write_text(yaml.safe_dump(content))
+        file.write_text(json.dumps(content))
         return file
 
-    def kubectl(self, *arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
-        """kubectl as an administrator, with `given` as standard input."""
+    def kubectl(self, *arguments: str, given: list[dict[str, Any]] | None = None) -> subprocess.CompletedProcess[str]:
+        """kubectl as an administrator, with the resources `given` as its file."""
+        if given is not None:
+            arguments = (*arguments, "--filename=-")
+        items = {"apiVersion": "v1", "kind": "List", "items": given}
         return subprocess.run(
             [kubectl(), f"--kubeconfig={self._kubeconfig('admin')}", *arguments],
-            input=given,
+            input=None if given is None else json.dumps(items),
             capture_output=True,
             text=True,
             check=False,
@@ -187,11 +200,11 @@ class ControlPlane:
 
     def client(self, token: str | None = None) -> client.ApiClient:
         """The official client, for the bearer of `token` or an administrator."""
-        name = "admin" if token is None else f"bearer-{len(self._clients)}"
-        file = self.kubeconfig(token or self._tokens["admin"], name)
-        api: client.ApiClient = config.new_client_from_config(str(file))
-        self._clients.append(api)
-        return api
+        bearer = token or self._tokens["admin"]
+        if bearer not in self._clients:
+            file = self.kubeconfig(bearer, f"bearer-{len(self._clients)}")
+            self._clients[bearer] = config.new_client_from_config(str(file))
+        return self._clients[bearer]
 
     def token(self, account: str) -> str:
         """A token of a service account of the namespace, as its pods get one."""

@@ -1,10 +1,11 @@
 """The overlays on a live API server: it takes them, keeps every field of them, and a second time changes nothing."""
 
+import copy
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import yaml
 from kubernetes.utils.quantity import parse_quantity
 
 from tests.control_plane.conftest import NOT_IN_THIS_RELEASE, Cluster
@@ -16,11 +17,9 @@ pytestmark = pytest.mark.control_plane
 
 def stored(cluster: Cluster) -> dict[str, dict[str, Any]]:
     """What the server holds of each applied resource."""
-    done = cluster.plane.kubectl(
-        "get", "--output", "yaml", "--filename", "-", given=yaml.safe_dump_all(cluster.resources)
-    )
+    done = cluster.plane.kubectl("get", "--output=json", given=cluster.resources)
     assert done.returncode == 0, done.stderr
-    return {called(entry): entry for entry in yaml.safe_load(done.stdout)["items"]}
+    return {called(entry): entry for entry in json.loads(done.stdout)["items"]}
 
 
 def differences(ours: Any, theirs: Any, where: str) -> Iterator[str]:
@@ -72,7 +71,7 @@ def test_a_difference_is_found(gke: Cluster) -> None:
     limits = find(gke.resources, "LimitRange", "unifl")
     (container, claim) = limits["spec"]["limits"]
     changed.append({**limits, "spec": {"limits": [{**container, "default": {"cpu": "3"}}, claim]}})
-    done = gke.plane.kubectl("diff", "--filename", "-", given=yaml.safe_dump_all(changed))
+    done = gke.plane.kubectl("diff", given=changed)
     assert done.returncode == 1, done.stderr
     assert '+      cpu: "3"' in done.stdout
 
@@ -91,12 +90,12 @@ def test_a_difference_is_found(gke: Cluster) -> None:
 def test_the_server_refuses_a_broken_resource(
     gke: Cluster, kind: str, name: str, path: tuple[Any, ...], value: Any, complaint: str
 ) -> None:
-    (resource,) = yaml.safe_load_all(yaml.safe_dump(find(gke.resources, kind, name)))
+    resource = copy.deepcopy(find(gke.resources, kind, name))
     place = resource
     for step in path[:-1]:
         place = place[step]
     place[path[-1]] = value
-    done = gke.plane.kubectl("apply", "--dry-run=server", "--filename", "-", given=yaml.safe_dump(resource))
+    done = gke.plane.kubectl("apply", "--dry-run=server", given=[resource])
     assert done.returncode != 0
     assert complaint in done.stderr
 

@@ -70,10 +70,15 @@ def one_gpu_pod(placement: str) -> dict[str, Any]:
 @pytest.mark.parametrize("placement", POOLS)
 def test_all_tasks_of_a_run_land_where_their_placement_says(cleared: Cluster, placement: str) -> None:
     pods = task_pods(documents(compiled_for(placement)))
-    made = {create(cleared, pod): gpus(pod) for pod in pods.values()}
-    assert any(made.values()) is (POOLS[placement] is not None)
-    landed = {name: pool_of(cleared, name) for name in made}
-    assert landed == {name: POOLS[placement] if asked else DEFAULT_POOL for name, asked in made.items()}
+    assert any(gpus(pod) for pod in pods.values()) is (POOLS[placement] is not None)
+    landed = {}
+    for task, pod in pods.items():
+        name = create(cleared, pod)
+        landed[task] = pool_of(cleared, name)
+        cleared.core().delete_namespaced_pod(
+            name, NAMESPACE, grace_period_seconds=0
+        )  # a run has them one after another
+    assert landed == {task: POOLS[placement] if gpus(pod) else DEFAULT_POOL for task, pod in pods.items()}
 
 
 @pytest.mark.parametrize(("placement", "pool"), [("gke-a100", "a100"), ("gke-h100-flex", "h100-flex")])
@@ -114,7 +119,7 @@ def test_a_task_without_a_gpu_waits_rather_than_take_a_gpu_node(cleared: Cluster
         del free["spec"]["affinity"]
         assert node_of(cleared, create(cleared, free)) == "l4-0"
     finally:
-        core.patch_node("l4-0", {"spec": {"taints": [taint.to_dict() for taint in taints]}})
+        core.patch_node("l4-0", {"spec": {"taints": taints}})
         close(cleared, nodes[DEFAULT_POOL], False)
 
 

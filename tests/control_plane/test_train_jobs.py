@@ -3,6 +3,8 @@
 Kubeflow Trainer itself is not there; its part is played by hand.
 """
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +21,7 @@ from tests.control_plane.kubelet import Kubelet
 from tests.control_plane.plane import NAMESPACE, eventually
 from tests.control_plane.trainer import PLACE, Trainer
 from unifl.cluster.parallel import Parallel
-from unifl.cluster.train_job import train_job_function
+from unifl.cluster.train_job import TrainJob, train_job_function
 from unifl.core.errors import AccessError, ClusterError, SettingsError, UniflError
 from unifl.core.step import execute, step_definition
 
@@ -65,9 +67,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 @pytest.fixture
-def in_background() -> Iterator[Callable[..., Future[Any]]]:
+def in_background(trainer: Trainer) -> Iterator[Callable[..., Future[Any]]]:
     with ThreadPoolExecutor(1) as pool:
         yield pool.submit
+        trainer.remove_all()  # ends what still follows one
 
 
 def test_a_train_job_is_submitted_followed_with_its_log_and_removed(
@@ -81,7 +84,9 @@ def test_a_train_job_is_submitted_followed_with_its_log_and_removed(
     assert (spec["activeDeadlineSeconds"], spec["trainer"]["numNodes"]) == (96 * 3600, 2)
     assert spec["trainer"]["resourcesPerNode"]["limits"] == {"cpu": "6", "memory": "24Gi", "nvidia.com/gpu": "1"}
     first, _ = trainer.start_pods(job)
-    eventually(lambda: [path for path in kubelet.asked if f"/{first}/node" in path], "look at the log")
+    kubelet.asked.clear()
+    # At the second look from here the pods were running when the job was read.
+    eventually(lambda: len([path for path in kubelet.asked if f"/{first}/node" in path]) > 1, "looks at the log")
     kubelet.logs[first] += "Operating inside\n"
     trainer.leave_results(job, {"updates": 2})
     trainer.end(job, "Complete")
@@ -92,9 +97,9 @@ def test_a_train_job_is_submitted_followed_with_its_log_and_removed(
     name = job["metadata"]["name"]
     assert [line for line in shown if line.startswith("TrainJob")] == [
         f"TrainJob {name}: 2 x 1 processes",
-        f"TrainJob {name}: {'Created'}",
-        f"TrainJob {name}: {'Running'}",
-        f"TrainJob {name}: {'Complete'}",
+        f"TrainJob {name}: Created",
+        f"TrainJob {name}: Running",
+        f"TrainJob {name}: Complete",
     ]
     assert shown.count("node 0 has started") == shown.count("Operating inside") == 1
 
@@ -214,17 +219,12 @@ def test_a_token_that_is_no_longer_good_is_one_line(trainer: Trainer, run: Run) 
     core.delete_namespaced_service_account("leaver", NAMESPACE)
     file = trainer.cluster.plane.kubeconfig(token, "leaver")
     backend = KubernetesBackendConfig(namespace=NAMESPACE, config_file=str(file))
-    from unifl.cluster.train_job import TrainJob
-
     job = TrainJob(TWO, "unifl-test", Path("/nowhere"), backend, {})
     with pytest.raises(AccessError, match=r"does not accept the token \(401\)"):
         job.check_room()
 
 
 def test_a_canceled_task_removes_its_train_job(trainer: Trainer, run: Run) -> None:
-    import os
-    import signal
-
     def cancel() -> None:
         trainer.posted()
         os.kill(os.getpid(), signal.SIGTERM)
