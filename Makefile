@@ -90,7 +90,7 @@ $(AUDIT)/.installed: requirements/audit.lock
 BUILT_PLANE := .cache/control_plane
 CONTROL_PLANE ?= $(BUILT_PLANE)/bin
 test-control-plane: $(STAMP) $(CONTROL_PLANE)/kube-apiserver
-	UNIFL_CONTROL_PLANE=$(abspath $(CONTROL_PLANE)) UNIFL_REQUIRE_CONTROL_PLANE=1 $(BIN)/pytest -m control_plane tests/control_plane
+	UNIFL_CONTROL_PLANE=$(abspath $(CONTROL_PLANE)) UNIFL_REQUIRE_CONTROL_PLANE=1 $(BIN)/pytest -m control_plane --timeout=1800 tests/control_plane
 
 $(BUILT_PLANE)/bin/kube-apiserver:
 	tests/control_plane/build.sh $(BUILT_PLANE)

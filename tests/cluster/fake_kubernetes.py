@@ -126,6 +126,9 @@ class FakeKubernetes:
 
     def _create(self, body: dict[str, Any]) -> tuple[int, Any]:
         name, trainer = body["metadata"]["name"], body["spec"]["trainer"]
+        if name in self.jobs:
+            message = f'trainjobs.trainer.kubeflow.org "{name}" already exists'
+            return 409, {"kind": "Status", "status": "Failure", "reason": "AlreadyExists", "message": message}
         self.posted.append(json.loads(json.dumps(body)))
         body["metadata"] |= {"namespace": NAMESPACE, "creationTimestamp": TIME}
         with socket.socket() as free:
@@ -160,12 +163,13 @@ class FakeKubernetes:
             return self._absent(name)
         if method == "DELETE":
             self._end(name, signal.SIGTERM)
-            return 200, self.jobs.pop(name)
+            del self.jobs[name]
+            return 200, {"kind": "Status", "status": "Success", "details": {"name": name, "kind": "trainjobs"}}
         phases = {node.phase for node in self.nodes[name]}
         ended = "Failed" if "Failed" in phases else "Complete" if phases == {"Succeeded"} else None
         status = {}
         if ended:
-            condition = {"type": ended, "status": "True", "reason": ended, "message": "", "lastTransitionTime": TIME}
+            condition = {"type": ended, "status": "True", "reason": ended, "message": ended, "lastTransitionTime": TIME}
             status = {"conditions": [condition]}
         return 200, {**self.jobs[name], "status": status}
 

@@ -20,6 +20,7 @@ from kubeflow.trainer import LocalProcessBackendConfig
 from tests.cluster.fake_kubernetes import NAMESPACE, TRAINER, FakeKubernetes
 from unifl.cluster.parallel import Parallel
 from unifl.cluster.train_job import train_job_function
+from unifl.cluster.train_job_errors import is_absence
 from unifl.core.errors import AccessError, ClusterError, DataContractError, SettingsError, UniflError
 from unifl.core.step import execute, step_definition
 
@@ -222,7 +223,8 @@ def test_a_train_job_of_an_earlier_attempt_is_taken_over(
 
 
 MISSING_CRD = (404, "404 page not found\n")
-FORBIDDEN = (403, json.dumps({"message": "trainjobs is forbidden: User unifl cannot create"}))
+CREATE = 'User "system:serviceaccount:unifl:unifl-pipeline" cannot create resource "trainjobs" in API group'
+FORBIDDEN = (403, json.dumps({"message": f"trainjobs.trainer.kubeflow.org is forbidden: {CREATE}"}))
 
 
 @pytest.mark.parametrize(
@@ -256,6 +258,16 @@ def test_a_quota_that_is_too_small_is_said_before_anything_is_sent(
     with pytest.raises(SettingsError, match=r"quota unifl \(requests.nvidia.com/gpu 1\).*remedy: take fewer nodes"):
         run(any_files, tmp_path / "model", cluster)
     assert not [request for request in cluster.requests if request.startswith("POST")]
+
+
+def test_a_missing_runtime_is_no_missing_train_job() -> None:
+    from kubernetes.client import ApiException
+
+    absent = ApiException(status=404, reason="Not Found")
+    for said, is_so in (("Failed to get TrainJob: unifl/a", True), ("Failed to get Runtime: unifl-torch", False)):
+        error = RuntimeError(said)
+        error.__cause__ = absent
+        assert is_absence(error) is is_so
 
 
 def test_no_cluster_is_one_line_with_a_remedy(
