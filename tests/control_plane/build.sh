@@ -22,8 +22,8 @@ DEBIAN_FRONTEND=noninteractive "${apt[@]}" install --yes --no-install-recommends
 
 # Unpacked and not installed: the package would start an etcd of its own.
 mkdir -p "$folder/bin"
-(cd "$folder" && "${apt[@]}" download etcd-server && dpkg-deb --fsys-tarfile etcd-server_*.deb | tar -xO ./usr/bin/etcd > bin/etcd)
-chmod 755 "$folder/bin/etcd"
+(cd "$folder" && "${apt[@]}" download etcd-server && dpkg-deb --extract etcd-server_*.deb etcd-server)
+install -m 755 "$folder/etcd-server/usr/bin/etcd" "$folder/bin/etcd"
 "$folder/bin/etcd" --version | head -n 1
 
 source=$(find "$folder" -maxdepth 1 -type d -name 'kubernetes-1.20*')

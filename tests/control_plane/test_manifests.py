@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from kubernetes.utils.quantity import parse_quantity
 
 from tests.control_plane.conftest import NOT_IN_THIS_RELEASE, Cluster
+from tests.control_plane.custom_kinds import FOLDER_VARIABLE
 from tests.control_plane.plane import NAMESPACE
 from tests.manifests.overlay import called, find
 
@@ -58,8 +60,12 @@ def test_the_server_keeps_every_field(either: Cluster) -> None:
 
 def test_a_second_apply_changes_nothing(either: Cluster) -> None:
     before = {name: entry["metadata"]["resourceVersion"] for name, entry in stored(either).items()}
-    printed = either.apply()
-    assert [line.rpartition(" ")[2] for line in printed.splitlines()] == ["unchanged"] * len(either.resources)
+    said = dict(line.rsplit(" ", 1) for line in either.apply().splitlines())
+    assert len(said) == len(either.resources)
+    # Trainer's own definition fills in defaults inside a list: kubectl sends that again, and the server finds it equal.
+    runtime = "clustertrainingruntime.trainer.kubeflow.org/unifl-torch"
+    sent_again = {runtime} if os.environ.get(FOLDER_VARIABLE) else set()
+    assert {name for name, word in said.items() if word != "unchanged"} <= sent_again
     after = {name: entry["metadata"]["resourceVersion"] for name, entry in stored(either).items()}
     # Controllers write the status of these meanwhile.
     moving = {"Deployment/reports", "PersistentVolumeClaim/unifl-work", "ResourceQuota/unifl"}
