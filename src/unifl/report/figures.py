@@ -280,10 +280,13 @@ def _draw_operations(axis: Axes, operations: Mapping[str, Mapping[str, float]], 
     shares = [operations[name]["accuracy"] for name in names]
     axis.barh(range(len(names)), shares, color=colour, alpha=0.55, height=0.7)
     axis.axvline(0.5, color=ROLES["muted"], linewidth=1, linestyle=(0, (4, 3)))
-    axis.set_yticks(range(len(names)), [readable(name) for name in names], color=ROLES["ink"])
+    # Where voters rejected a side without a fault: twins, and votes cast without looking.
+    called = {"untouched": "no fault"}
+    labels = [f"{called.get(name, readable(name))} ({operations[name]['pairs']:.0f})" for name in names]
+    axis.set_yticks(range(len(names)), labels, color=ROLES["ink"])
     axis.grid(axis="y", visible=False)
     axis.tick_params(axis="y", length=0, labelsize=8)
-    axis.set(title="Accuracy by kind of pair", xlim=(0, 1), xlabel="share of pairs")
+    axis.set(title="Accuracy by fault of the rejected side", xlim=(0, 1), xlabel="share of pairs")
 
 
 def _ends(updates: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str:
