@@ -29,15 +29,16 @@ print(json.dumps({"python": python, "debian": debian, "interpreter": platform.py
 def write_sbom(image: str, name: str, version: str, image_id: str, file: Path) -> int:
     """Write the bill of materials of the image reference `image`; returns how many components it lists."""
     listed = json.loads(docker("run", "--rm", "--network", "none", "--read-only", image, "python3", "-c", _LISTING))
-    components = [*_python(listed["python"]), *_debian(listed["debian"])]
+    components = [*python_components(listed["python"]), *_debian(listed["debian"])]
     bom = _document(name, version, image_id, listed["interpreter"], components)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(file, bom)
     return len(components)
 
 
-def _python(distributions: list[dict[str, str]]) -> list[Any]:
-    from cyclonedx.factory.license import LicenseFactory
+def python_components(distributions: list[dict[str, str]]) -> list[Any]:
+    """CycloneDX components of distributions (`name`, `version`, `licence`: SPDX, another name, or empty)."""
+    from cyclonedx.contrib.license.factories import LicenseFactory
     from cyclonedx.model.component import Component, ComponentType
     from packageurl import PackageURL
     from packaging.utils import canonicalize_name
@@ -53,7 +54,8 @@ def _python(distributions: list[dict[str, str]]) -> list[Any]:
             version=one["version"],
             purl=purl,
             bom_ref=purl.to_string(),
-            licenses=[licences.make_with_expression(one["licence"])] if one["licence"] else [],
+            # What SPDX does not list (LicenseRef-..., as NVIDIA's libraries have) stays as a name.
+            licenses=[licences.make_from_string(one["licence"])] if one["licence"] else [],
         )
     return list(found.values())
 
