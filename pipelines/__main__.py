@@ -4,127 +4,33 @@ Everything heavy is imported inside the command that needs it; compiling takes a
 """
 
 import sys
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 
+from pipelines.command_options import (
+    Age,
+    cluster_of,
+    cluster_options,
+    console,
+    pipeline_options,
+    place_of,
+    place_options,
+    placement_option,
+    preset_option,
+    set_option,
+    wait_options,
+)
 from pipelines.compiling import DEFAULT_PLACEMENT
 
 COMPILED = Path(__file__).parent / "compiled"
-LOG_WIDTH = 140
-"""Columns of the table where there is no terminal to ask."""
-POLL_SECONDS = 10.0
-PLACEMENTS = sorted(file.stem for file in Path(__file__).parent.glob("placements/*.yaml"))
 
 
 @click.group(context_settings={"max_content_width": 120})
 def commands() -> None:
     """Run or compile the pipelines of this checkout, on this machine or on a cluster."""
-
-
-def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-preset_option = click.option(
-    "--preset", default="demo", show_default=True, metavar="NAME|FILE", help="Settings of all steps."
-)
-set_option = click.option(
-    "--set", "overrides", multiple=True, metavar="STEP.KEY=VALUE", help="Override one setting; again for more."
-)
-placement_option = click.option(
-    "--placement",
-    default=DEFAULT_PLACEMENT,
-    show_default=True,
-    metavar="NAME|FILE",
-    help=f"Where tasks run: {', '.join(PLACEMENTS)}, or a table of yours in that form.",
-)
-pipeline_options = _options(
-    click.option(
-        "--pipeline",
-        default="feedback_learning",
-        show_default=True,
-        metavar="NAME",
-        help="feedback_learning, evaluation_only, acceleration_only, or step_STEP for one step alone.",
-    ),
-    click.option(
-        "--input",
-        "inputs",
-        multiple=True,
-        metavar="NAME=ADDRESS",
-        help="What steps that are no part of the pipeline have made (stage1=gs://...); again for more.",
-    ),
-)
-cluster_options = _options(
-    click.option(
-        "--host",
-        metavar="ADDRESS",
-        help="Address of Kubeflow Pipelines, best of its user interface.  [env: KF_PIPELINES_ENDPOINT; "
-        "else the kubeconfig or the pod's own cluster]",
-    ),
-    click.option(
-        "--namespace",
-        envvar="KFP_NAMESPACE",
-        metavar="NAME",
-        help="Your profile's namespace; leave it out in a single-user installation.  [env: KFP_NAMESPACE]",
-    ),
-    click.option(
-        "--token-file",
-        metavar="FILE",
-        help="File with a bearer token, read again for every request.  [env: KF_PIPELINES_SA_TOKEN_PATH]",
-    ),
-)
-place_options = _options(
-    click.option("--name", metavar="NAME", help="Name of the run.  [default: preset or step, and the time]"),
-    click.option(
-        "--experiment",
-        envvar="KF_PIPELINES_DEFAULT_EXPERIMENT_NAME",
-        default="unifl",
-        show_default=True,
-        metavar="NAME",
-        help="Experiment that the run belongs to; made when it isn't there.",
-    ),
-    click.option("--pipeline-root", metavar="ADDRESS", help="Where artifacts go.  [default: the installation's]"),
-    click.option("--service-account", metavar="NAME", help="Identity of the pods.  [default: the installation's]"),
-    click.option("--allow-dirty", is_flag=True, help="Submit although files differ from the commit."),
-)
-wait_options = _options(
-    click.option("--wait", is_flag=True, help="Follow the run; exit code 13 when it does not succeed."),
-    click.option(
-        "--poll",
-        type=click.FloatRange(min=0.05),
-        default=POLL_SECONDS,
-        show_default=True,
-        metavar="SECONDS",
-        help="Time between two looks at the run.",
-    ),
-)
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else LOG_WIDTH)
-
-
-def _cluster(options: dict[str, Any]) -> Any:
-    from pipelines.cluster_client import Cluster
-
-    return Cluster(options.pop("host"), options.pop("namespace"), options.pop("token_file"))
-
-
-def _place(options: dict[str, Any]) -> Any:
-    from pipelines.submission import Place
-
-    return Place(options.pop("experiment"), options.pop("pipeline_root"), options.pop("service_account"))
 
 
 @commands.command()
@@ -135,27 +41,13 @@ def run(preset: str, overrides: tuple[str, ...]) -> None:
     from pipelines.local_run import run
 
     # The tasks' own output goes through a log; what a person sees is written to the stream that is standard output now.
-    sys.exit(run(preset, overrides, _console()))
-
-
-class _Age(click.ParamType):
-    """`14d` or `12h`."""
-
-    name = "age"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        if isinstance(value, timedelta):
-            return value
-        number, unit = str(value)[:-1], str(value)[-1:]
-        if not number.isdecimal() or unit not in ("d", "h"):
-            self.fail(f"{value!r} is no age; expected days or hours, for example 14d or 12h", param, ctx)
-        return timedelta(days=int(number)) if unit == "d" else timedelta(hours=int(number))
+    sys.exit(run(preset, overrides, console()))
 
 
 @commands.command()
 @click.option(
     "--older-than",
-    type=_Age(),
+    type=Age(),
     default="14d",
     show_default=True,
     metavar="AGE",
@@ -234,7 +126,7 @@ def submit(
     """
     from pipelines import submission
 
-    cluster, place = _cluster(options), _place(options)
+    cluster, place = cluster_of(options), place_of(options)
     prepared = submission.prepare(
         cluster, preset, overrides, name, allow_dirty, placement=placement, pipeline=pipeline, inputs=inputs
     )
@@ -281,7 +173,7 @@ def create_schedule(
     from pipelines import schedule, submission
 
     schedule.six_fields(cron)
-    cluster, place = _cluster(options), _place(options)
+    cluster, place = cluster_of(options), place_of(options)
     prepared = submission.prepare(
         cluster, preset, overrides, name, allow_dirty, placement=placement, pipeline=pipeline, inputs=inputs
     )
@@ -296,7 +188,7 @@ def list_schedules(**options: Any) -> None:
     """List the schedules and the versions that they are pinned to."""
     from pipelines.schedule import print_schedules
 
-    print_schedules(_cluster(options), _console())
+    print_schedules(cluster_of(options), console())
 
 
 @schedule.command("pause")
@@ -306,7 +198,7 @@ def pause_schedule(schedule_id: str, **options: Any) -> None:
     """Start no more runs; those that run go on."""
     from pipelines.schedule import pause
 
-    pause(_cluster(options), schedule_id)
+    pause(cluster_of(options), schedule_id)
     click.echo(f"schedule {schedule_id} is paused")
 
 
@@ -317,7 +209,7 @@ def resume_schedule(schedule_id: str, **options: Any) -> None:
     """Start runs again, from the next time on."""
     from pipelines.schedule import resume
 
-    resume(_cluster(options), schedule_id)
+    resume(cluster_of(options), schedule_id)
     click.echo(f"schedule {schedule_id} is active")
 
 
@@ -328,7 +220,7 @@ def delete_schedule(schedule_id: str, **options: Any) -> None:
     """Forget a schedule; its runs stay."""
     from pipelines.schedule import delete
 
-    delete(_cluster(options), schedule_id)
+    delete(cluster_of(options), schedule_id)
     click.echo(f"schedule {schedule_id} is deleted")
 
 
@@ -347,12 +239,12 @@ def status(run_id: str | None, last: int, prices: Path | None, **options: Any) -
     from pipelines import status
     from pipelines.accelerator_cost import read_prices
 
-    cluster = _cluster(options)
+    cluster = cluster_of(options)
     if run_id is None:
-        status.print_last_runs(cluster, last, _console())
+        status.print_last_runs(cluster, last, console())
         return
     table = read_prices(prices)
-    status.print_run(status.run_status(cluster, run_id), table, _console(), cluster.link(run_id))
+    status.print_run(status.run_status(cluster, run_id), table, console(), cluster.link(run_id))
 
 
 @commands.command()
@@ -367,7 +259,7 @@ def logs(run_id: str, step: str, **options: Any) -> None:
     """
     from pipelines.step_logs import step_log
 
-    for text in step_log(_cluster(options), run_id, step):
+    for text in step_log(cluster_of(options), run_id, step):
         click.echo(text, nl=not text.endswith("\n"))
 
 
@@ -378,7 +270,7 @@ def cancel(run_id: str, **options: Any) -> None:
     """Terminate a run; a run that is canceled already stays so."""
     from pipelines.cancel import cancel
 
-    click.echo(cancel(_cluster(options), run_id))
+    click.echo(cancel(cluster_of(options), run_id))
 
 
 @commands.command()
@@ -417,7 +309,7 @@ def rerun(
 
     from pipelines import rerun, submission
 
-    cluster, place = _cluster(options), _place(options)
+    cluster, place = cluster_of(options), place_of(options)
     prepared = rerun.prepare_rerun(
         cluster, run_id, first, overrides, artifacts, name, allow_dirty, placement=placement, only=only
     )
