@@ -7,6 +7,7 @@ Python packages are another matter: `make audit` hands their locks to pip-audit.
 import re
 from dataclasses import dataclass
 
+from images.base import SECURITY_MIRROR
 from images.engine import docker
 
 _LISTING = r"""
@@ -14,7 +15,7 @@ set -e
 . /etc/os-release
 mkdir -p /var/lib/apt/lists/partial /var/cache/apt/archives/partial
 rm -rf /etc/apt/sources.list.d/*
-echo "deb http://deb.debian.org/debian-security $VERSION_CODENAME-security main" > /etc/apt/sources.list
+echo "deb $SECURITY_MIRROR $VERSION_CODENAME-security main" > /etc/apt/sources.list
 # Without the mode, apt-get calls an archive that does not answer a success.
 apt-get -qq -o APT::Update::Error-Mode=any update
 apt list --upgradable 2>/dev/null
@@ -37,7 +38,8 @@ class Pending:
 def pending_updates(image: str) -> list[Pending]:
     """The security updates that the image reference `image` lacks, sorted by package.
 
-    Raises UniflError when the container can't run, or can't reach deb.debian.org.
+    Raises UniflError when the container can't run, or can't reach the archive.
     """
-    listed = docker("run", "--rm", "--user", "0", "--network", "host", image, "sh", "-c", _LISTING)
+    archive = f"SECURITY_MIRROR={SECURITY_MIRROR}"
+    listed = docker("run", "--rm", "--user", "0", "--network", "host", "--env", archive, image, "sh", "-c", _LISTING)
     return sorted((Pending(**found.groupdict()) for found in _LINE.finditer(listed)), key=lambda one: one.package)
