@@ -56,9 +56,8 @@ def server() -> Iterator[FakeServer]:
     fake.close()
 
 
-@pytest.fixture(scope="session")
-def pushed_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkout")
+def copy_of_this_checkout(folder: Path) -> Path:
+    """What a submission reads of this checkout, as a git repository in `folder` that is pushed to ORIGIN."""
     for name in COPIED:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -71,6 +70,11 @@ def pushed_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     git(folder, "remote", "add", "origin", ORIGIN)
     git(folder, "update-ref", "refs/remotes/origin/main", "HEAD")
     return folder
+
+
+@pytest.fixture(scope="session")
+def pushed_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_of_this_checkout(tmp_path_factory.mktemp("checkout"))
 
 
 @pytest.fixture
