@@ -23,6 +23,7 @@ from unifl.evaluation.panel import Findings, Panel
 
 if TYPE_CHECKING:
     from unifl.diffusion.adapter import DiffusionAdapter, Spacing
+    from unifl.diffusion.sampling import Sampler
 
 PORTION = 64  # prompts drawn and stored at once: 10 to 20 CPU seconds at 20 steps
 KEPT_PORTIONS = 600  # newest portions that stay in the store, 0.6 MB each
@@ -37,6 +38,7 @@ class Cell:
     guidance_scale: float
     spacing: Spacing
     digest: str
+    sampler: Sampler = "ddim"
 
     @property
     def name(self) -> str:
@@ -63,11 +65,12 @@ def examine_cells(
     batch_size: int,
     store: Path,
     depends_on: str,
+    kept: int = KEPT_PORTIONS,
 ) -> list[CellFindings]:
     """Draw and examine every prompt in every cell; `adapters` by model name, `store` the folder of finished portions.
 
     depends_on: digest of whatever else the findings depend on (the examiners, the code). `pictures` first pictures are
-    handed back, at most one portion of them.
+    handed back, at most one portion of them; the store keeps the `kept` newest portions.
     """
     from safetensors.numpy import load_file, save_file
 
@@ -87,7 +90,7 @@ def examine_cells(
         arrays = load_file(path)
         parts[cell].append((Findings(**{k: v for k, v in arrays.items() if k != "pictures"}), arrays["pictures"]))
         path.touch()
-    _prune(store)
+    _prune(store, kept)
     return [
         CellFindings(cell, Findings.joined([one for one, _ in found]), found[0][1]) for cell, found in parts.items()
     ]
@@ -112,6 +115,7 @@ def _drawn(
         guidance_scale=cell.guidance_scale,
         seeds=list(seeds),
         spacing=cell.spacing,
+        sampler=cell.sampler,
         batch_size=batch_size,
     )
     return panel.examine_views(panel.trunk.look(as_tensor(images))), images[:pictures]
@@ -123,6 +127,7 @@ def _key(cell: Cell, prompts: Sequence[str], seeds: Sequence[int], pictures: int
         "steps": cell.steps,
         "guidance_scale": cell.guidance_scale,
         "spacing": cell.spacing,
+        "sampler": cell.sampler,
         "prompts": list(prompts),
         "seeds": list(seeds),
         "pictures": pictures,
@@ -131,7 +136,7 @@ def _key(cell: Cell, prompts: Sequence[str], seeds: Sequence[int], pictures: int
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _prune(store: Path) -> None:
+def _prune(store: Path, kept: int) -> None:
     portions = sorted(store.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in portions[KEPT_PORTIONS:]:
+    for path in portions[kept:]:
         path.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ trained on), so that an image costs one pass of the trunk.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -31,7 +31,8 @@ class Findings:
     """What the panel says of N images, in their order.
 
     embedding float32 [N, 1280] (for KID and FID); judges [N, 4] scores in the order of AXES, higher is better;
-    styles [N, S] and concepts [N, C] logits; vectors [N, J] unit vectors of the image-text scorer.
+    styles [N, S] and concepts [N, C] logits; vectors [N, J] unit vectors of the image-text scorer; objects [N, 1] the
+    number of objects that the panel's counter sees, absent where it has none.
     """
 
     embedding: Floats
@@ -39,13 +40,15 @@ class Findings:
     styles: Floats
     concepts: Floats
     vectors: Floats
+    objects: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.embedding)
 
     def arrays(self) -> dict[str, Floats]:
-        """The five arrays by name."""
-        return {field.name: np.ascontiguousarray(getattr(self, field.name)) for field in fields(self)}
+        """The arrays that are there, by name."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: np.ascontiguousarray(array) for name, array in found.items() if array is not None}
 
     @staticmethod
     def joined(parts: Sequence[Findings]) -> Findings:
@@ -54,9 +57,15 @@ class Findings:
 
 
 class Panel:
-    """All examiners, loaded. Raises ModelLoadError when a folder is missing, unreadable or made for another trunk."""
+    """All examiners, loaded. Raises ModelLoadError when a folder is missing, unreadable or made for another trunk.
 
-    def __init__(self, judges: Path, scorer: Path, trunk: Trunk | None = None) -> None:
+    `counter` tells the number of objects [N, 1] from views, for those who ask for that as well.
+    """
+
+    def __init__(
+        self, judges: Path, scorer: Path, trunk: Trunk | None = None, counter: Callable[[Views], Floats] | None = None
+    ) -> None:
+        self.counter = counter
         self.trunk = trunk or Trunk()
         self._judges: list[PooledHead] = []
         self.figures: dict[str, dict[str, object]] = {}
@@ -92,6 +101,7 @@ class Panel:
             styles=self._style(views).numpy(),
             concepts=self._concept(views).numpy(),
             vectors=self._scorer.images(views).numpy(),
+            objects=None if self.counter is None else self.counter(views),
         )
 
     @torch.no_grad()

@@ -98,7 +98,7 @@ def run(inputs: Paths, outputs: Paths, settings: EvaluationSettings, context: St
         for one in found
     }
     reconstructed = panel.examine(
-        _reconstructed(adapters["base"], table, references, settings.batch_size),
+        reconstructed(adapters["base"], table, references, settings.batch_size),
         settings.batch_size,
         "examining reconstructions",
     )
@@ -183,7 +183,7 @@ def _prompts(table: ImageTable, settings: EvaluationSettings) -> tuple[Prompts, 
     return prompts, list(test["image_id"]), [settings.seed + number for number in range(settings.images)]
 
 
-def _reconstructed(adapter: DiffusionAdapter, table: ImageTable, ids: list[str], batch_size: int) -> Any:
+def reconstructed(adapter: DiffusionAdapter, table: ImageTable, ids: list[str], batch_size: int) -> Any:
     """The reference images after encoding and decoding, uint8 [M, H, W, 3]."""
     import numpy as np
     import torch
