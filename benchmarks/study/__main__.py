@@ -35,7 +35,9 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=2_000, help="pictures a headline cell")
     parser.add_argument("--ablation_images", type=int, default=500, help="pictures a cell of an ablation")
     parser.add_argument("--folder", type=Path, default=Path("runs", "study"), help="where everything is kept")
-    parser.add_argument("--output", type=Path, default=Path("docs"), help="where results.md, results.json and images/ go")
+    parser.add_argument(
+        "--output", type=Path, default=Path("docs"), help="where results.md, results.json and images/ go"
+    )
     parser.add_argument("--train_only", action="store_true", help="train, and stop before the first picture")
     parser.add_argument("--list", action="store_true", help="print what is finished, and do nothing")
     arguments = parser.parse_args()

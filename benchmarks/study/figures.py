@@ -62,7 +62,12 @@ class Figures:
         if (key, count) not in self._rows:
             prompts = self.captions.first(count)
             row = comparison.figures(
-                subset(found, count).findings, prompts, self._texts[:count], self.captions.reference, self.panel, RESAMPLES
+                subset(found, count).findings,
+                prompts,
+                self._texts[:count],
+                self.captions.reference,
+                self.panel,
+                RESAMPLES,
             )
             hits = self._hits(found, prompts, count)
             for name, values in hits.items():
@@ -83,6 +88,10 @@ class Figures:
         """Rows of two cells over the prompts that both have."""
         count = min(len(self.found[ours].findings), len(self.found[theirs].findings))
         return self.row(ours, count), self.row(theirs, count)
+
+    def over_seeds(self, name: str, model: str, steps: int, seeds: Sequence[int]) -> Spread:
+        """One figure of a model at a number of steps, of each training seed."""
+        return over_seeds(seeds, lambda seed: self.row((model, steps, seed)).drawn[name].estimate())
 
     def difference(self, name: str, ours: Key, theirs: Key) -> metrics.Estimate:
         """Ours minus theirs of one figure, paired."""

@@ -27,7 +27,13 @@ class Mark:
         return self.figure.text(0 if self.unit else 3 if small else 2, sign=True)
 
     def as_dict(self) -> dict[str, Any]:
-        return {"question": self.question, "goal": self.goal, "unit": self.unit, "met": self.met, **self.figure.as_dict()}
+        return {
+            "question": self.question,
+            "goal": self.goal,
+            "unit": self.unit,
+            "met": self.met,
+            **self.figure.as_dict(),
+        }
 
 
 def marks(
@@ -104,7 +110,10 @@ def marks(
     )  # fmt: skip
     yield from points(f"Stage 2 against LCM, {few} steps", 30, stage2, ("lcm", few))
     yield from points(
-        f"Stage 2 against adversarial distillation from a teacher, {few} steps", 10, stage2, ("teacher_adversarial", few)
+        f"Stage 2 against adversarial distillation from a teacher, {few} steps",
+        10,
+        stage2,
+        ("teacher_adversarial", few),
     )
     for steps in (2, 1):
         ours, theirs = ("stage2", steps), ("lcm", steps)

@@ -144,15 +144,15 @@ class Measuring:
             for sampler, spacing, guidance in options
         ]
         found = self._examine(cells, {model: self.adapter(model, seed)}, self.validation, self.plan.choices.images)
-        return [
-            Sampling(one.cell.sampler, one.cell.spacing, one.cell.guidance_scale, self._kid(one)) for one in found
-        ]
+        return [Sampling(one.cell.sampler, one.cell.spacing, one.cell.guidance_scale, self._kid(one)) for one in found]
 
     def _kid(self, one: CellFindings) -> float:
         from unifl.evaluation.metrics import kid
 
         embedding, captions = one.findings.embedding.astype(np.float64), self.validation
-        return kid(embedding, captions.reference.embedding, resamples=1, own=captions.prompts.own[: len(embedding)]).value
+        return kid(
+            embedding, captions.reference.embedding, resamples=1, own=captions.prompts.own[: len(embedding)]
+        ).value
 
     # ----------------------------------------------------------------------------------------- measuring
 
@@ -173,7 +173,9 @@ class Measuring:
             for model, steps, seed in work:
                 how = chosen[model, steps]
                 cells.append(
-                    Cell(f"{model} {seed}", steps, how.guidance_scale, how.spacing, self.digest(model, seed), how.sampler)
+                    Cell(
+                        f"{model} {seed}", steps, how.guidance_scale, how.spacing, self.digest(model, seed), how.sampler
+                    )
                 )
             if not cells:
                 continue

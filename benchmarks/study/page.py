@@ -6,15 +6,22 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study.figures import Figures, over_seeds
+from benchmarks.study.figures import Figures
 from benchmarks.study.marks import Mark
 from benchmarks.study.plan import Plan
 from unifl.data.vocabulary import AXES
 from unifl.evaluation.samples import grid
 
-COLUMNS = (("kid", "KID", 0), ("fid", "FID", 0), ("clip_like", "Caption", 3)) + tuple(
-    (f"judge_{axis}", axis.capitalize(), 2) for axis in AXES
-) + (("style_response", "Style %", 1), ("object_count", "Count %", 1))  # fmt: skip
+COLUMNS = (
+    ("kid", "KID", 0),
+    ("fid", "FID", 0),
+    ("clip_like", "Caption", 3),
+    *((f"judge_{axis}", axis.capitalize(), 2) for axis in AXES),
+    ("style_response", "Style %", 0),
+    ("object_count", "Count %", 0),
+)
+"""What a cell's table shows: figure, heading, digits."""
+
 SHOWN = 8
 """Pictures a row."""
 
@@ -30,16 +37,17 @@ def results_page(
 ) -> str:
     """The whole page as Markdown."""
     count = max(len(one.findings) for one in figures.found.values())
+    floor = {name: f"{value['value']:.0f}" for name, value in figures.floor.items()}
     parts = [
         "# Results on the embedded model\n",
         f"Made by `{command}`; do not edit. The JSON behind every number: [results.json](results.json).\n",
-        f"Training seeds: {', '.join(map(str, seeds))}. Headline cells hold {count} pictures on captions of the test split; "
-        "ablations hold fewer, paired on the same captions and noise. With several seeds a figure is the mean and, in "
-        "parentheses, the lowest and the highest seed; with one it is the value and its 95 % bootstrap interval. KID is times "
-        f"1,000, and {figures.floor['kid']['value']:.0f} for real images after the autoencoder, its floor (FID: "
-        f"{figures.floor['fid']['value']:.0f}). \"Caption\" is the cosine of picture and caption in the scorer's space. Points "
-        "are the share of prompts that the majority of the four held-out judges gives to the first model, minus the share it "
-        "gives to the second: the paper's user study as a machine can do it, and not a user study.\n",
+        f"Training seeds: {', '.join(map(str, seeds))}. Headline cells hold {count} pictures on captions of the test "
+        "split; ablations hold fewer, paired on the same captions and noise. With several seeds a figure is the mean "
+        "and, in parentheses, the lowest and the highest seed; with one it is the value and its 95 % bootstrap "
+        f"interval. KID is times 1,000, and {floor['kid']} for real images after the autoencoder, its floor (FID: "
+        f"{floor['fid']}). Caption is the cosine of picture and caption in the scorer's space. Points are the share "
+        "of prompts that the majority of the four held-out judges gives to the first model, minus the share it gives "
+        "to the second: the paper's user study as a machine can do it, and not a user study.\n",
         "## The marks\n",
         table(
             ("Question", "Goal", "Found", "Met"),
@@ -48,12 +56,17 @@ def results_page(
                 for one in found_marks
             ),
         ),
-        "\"Met\" asks it of every seed.\n",
+        '"Met" asks it of every seed.\n',
     ]
     for steps in sorted({key[1] for key in figures.found}, reverse=True):
         rows = _cells(plan, figures, seeds, steps)
-        parts += [f"## At {steps} step{'s' * (steps > 1)}\n", table(("Model", "Sampling", *(c[1] for c in COLUMNS)), rows)]
-        parts.append(f"![The first captions of the test split at {steps} steps, a row a model](images/results_{steps}.png)\n")
+        parts += [
+            f"## At {steps} step{'s' * (steps > 1)}\n",
+            table(("Model", "Sampling", *(c[1] for c in COLUMNS)), rows),
+        ]
+        parts.append(
+            f"![The first captions of the test split at {steps} steps, a row a model](images/results_{steps}.png)\n"
+        )
     if facts.get("ablations"):
         parts += ["## Ablations\n", _ablations(facts["ablations"])]
     if facts.get("collapses"):
@@ -71,17 +84,17 @@ def _cells(plan: Plan, figures: Figures, seeds: Sequence[int], steps: int) -> It
         yield (
             definition.title,
             f"{cell.sampler.upper()}, {cell.spacing}, {cell.guidance_scale:g}",
-            *(
-                over_seeds(used, lambda seed, n=name: figures.row((model, steps, seed)).drawn[n].estimate()).text(digits)
-                for name, _, digits in COLUMNS
-            ),
+            *(figures.over_seeds(name, model, steps, used).text(digits) for name, _, digits in COLUMNS),
         )
 
 
 def _ablations(rows: Sequence[dict[str, Any]]) -> str:
     return table(
         ("Taken out", "Steps", "Points of the whole against it", "KID, whole minus it"),
-        ((one["title"], str(one["steps"]), one["points"].text(0, sign=True), one["kid"].text(0, sign=True)) for one in rows),
+        (
+            (one["title"], str(one["steps"]), one["points"].text(0, sign=True), one["kid"].text(0, sign=True))
+            for one in rows
+        ),
     )
 
 
@@ -89,7 +102,13 @@ def _collapses(rows: Sequence[dict[str, Any]]) -> str:
     return table(
         ("Provoked by", "Stopped at update, kept", "KID with the guard", "KID without", "Intervals apart"),
         (
-            (one["title"], one["stopped"], one["guarded"].text(), one["unguarded"].text(), "yes" if one["apart"] else "**no**")
+            (
+                one["title"],
+                one["stopped"],
+                one["guarded"].text(),
+                one["unguarded"].text(),
+                "yes" if one["apart"] else "**no**",
+            )
             for one in rows
         ),
     )

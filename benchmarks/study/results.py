@@ -59,7 +59,8 @@ def write_results(
             "masks": {
                 "real_images": ceiling,
                 "models": [
-                    {"model": model, "seed": seed, **draws.estimate().as_dict()} for (model, seed), draws in masks.items()
+                    {"model": model, "seed": seed, **draws.estimate().as_dict()}
+                    for (model, seed), draws in masks.items()
                 ],
             },
             **{name: plain(value) for name, value in facts.items()},
@@ -80,7 +81,10 @@ def keeping_of_masks(
     how = chosen["base", full]
     masks = {
         (model, seed): keeping.of(
-            lambda m=model, s=seed: measuring.adapter(m, s), measuring.digest(model, seed), how.guidance_scale, how.spacing
+            lambda m=model, s=seed: measuring.adapter(m, s),
+            measuring.digest(model, seed),
+            how.guidance_scale,
+            how.spacing,
         )
         for seed in seeds
         for model in ("base", "stage1")
@@ -108,10 +112,7 @@ def collapses(plan: Plan, figures: Figures, trainings: Trainings, seeds: Sequenc
         names = (one.guarded, one.unguarded)
         if not all((name, one.steps, seed) in figures.found for name in names for seed in seeds):
             continue
-        guarded, unguarded = (
-            over_seeds(seeds, lambda seed, n=name: figures.row((n, one.steps, seed)).drawn["kid"].estimate())
-            for name in names
-        )
+        guarded, unguarded = (figures.over_seeds("kid", name, one.steps, seeds) for name in names)
         looks = [guard_of(trainings.model(one.guarded, seed)) for seed in seeds]
         rows.append(
             {
@@ -119,9 +120,7 @@ def collapses(plan: Plan, figures: Figures, trainings: Trainings, seeds: Sequenc
                 "stopped": ", ".join(f"{look['stopped_at']}, {look['kept_update']}" for look in looks),
                 "guarded": guarded,
                 "unguarded": unguarded,
-                "apart": all(
-                    a.high < b.low for a, b in zip(guarded.values, unguarded.values, strict=True)
-                ),
+                "apart": all(a.high < b.low for a, b in zip(guarded.values, unguarded.values, strict=True)),
             }
         )
     return rows

@@ -82,7 +82,9 @@ class ForegroundProbe:
             inside.append(masks.reshape(len(ids), -1)[:, drawn].reshape(-1))
         joined = np.concatenate(features)
         self._scaler = StandardScaler().fit(joined)
-        self._probe = LogisticRegression(C=1e-2, max_iter=200).fit(self._scaler.transform(joined), np.concatenate(inside))
+        self._probe = LogisticRegression(C=1e-2, max_iter=200).fit(
+            self._scaler.transform(joined), np.concatenate(inside)
+        )
 
     def __call__(self, pictures: NDArray[np.uint8]) -> NDArray[np.bool_]:
         found = []

@@ -21,7 +21,7 @@ from benchmarks.study.plan import Plan, Training
 from unifl.core.digest import sha256_path
 from unifl.core.errors import SettingsError, UniflError
 from unifl.core.files import write_json_atomic
-from unifl.core.settings import load_preset
+from unifl.core.settings import load_preset, validated
 from unifl.core.step import step_definition
 
 STAMP = "finished.json"
@@ -80,12 +80,12 @@ class Trainings:
         return None if name is None else self.place(name, seed) / self.plan.trainings[name].output
 
     def _settings(self, training: Training, seed: int) -> dict[str, Any]:
-        step, settings = training.step, {}
+        step = training.step
+        settings: dict[str, Any] = {}
         if training.preset is not None:
             settings = load_preset(training.preset, [step])[step].model_dump(mode="json")
         settings |= training.settings | ({"seed": seed} if training.seeded else {})
-        checked: dict[str, Any] = step_definition(step).settings.model_validate(settings).model_dump(mode="json")
-        return checked
+        return validated(step_definition(step).settings, settings, step=step).model_dump(mode="json")
 
     def _path(self, address: str, seed: int) -> Path:
         if not address.startswith("@"):

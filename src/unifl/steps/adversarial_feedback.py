@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from unifl.core.step import Metrics, Paths, StepContext, StepDefinition
 from unifl.feedback.settings import AestheticSettings
@@ -18,8 +18,17 @@ class AdversarialFeedbackSettings(AestheticSettings):
     """Settings of L_G and L_D beside those of L_aes and of the engine."""
 
     adversarial_weight: float = Field(0.05, gt=0, description="Weight of L_G; ByteEdit's value (arXiv 2404.04860).")
+    adversarial_last_stop: int | None = Field(
+        None,
+        ge=0,
+        description="The optimised step of L_G is drawn from 0, the last of sampling, to this index; the whole "
+        "trajectory when null, as in the paper, which compares with its last steps alone.",
+    )
     discriminator_learning_rate: float = Field(
-        1e-4, gt=0, description="AdamW of the discriminator. The paper gives none: ten times the UNet's."
+        1e-4,
+        ge=0,
+        description="AdamW of the discriminator. The paper gives none: ten times the UNet's. 0 freezes it, with which "
+        "the paper compares.",
     )
     discriminator_blocks: int = Field(
         2,
@@ -32,6 +41,16 @@ class AdversarialFeedbackSettings(AestheticSettings):
         description="Real images as the autoencoder gives them back, or raw: the discriminator must not win by "
         "spotting the autoencoder.",
     )
+
+    @model_validator(mode="after")
+    def _adversarial_steps_fit(self) -> AdversarialFeedbackSettings:
+        if self.adversarial_last_stop is not None and self.adversarial_last_stop >= self.steps:
+            raise ValueError(f"adversarial_last_stop {self.adversarial_last_stop} is not below steps {self.steps}")
+        return self
+
+    def last_stop(self) -> int:
+        """The noisiest step index that L_G optimises."""
+        return self.steps - 1 if self.adversarial_last_stop is None else self.adversarial_last_stop
 
 
 STEP = StepDefinition(
@@ -69,7 +88,7 @@ def run(inputs: Paths, outputs: Paths, settings: AdversarialFeedbackSettings, co
     images = open_images(inputs["images"])
     objective = AdversarialObjective(
         rewards["detail"].discriminator(settings.discriminator_blocks),
-        assembly.trajectory(settings, settings.steps - 1),
+        assembly.trajectory(settings, settings.last_stop()),
         features,
         learning_rate=settings.discriminator_learning_rate,
         real_images=settings.real_images,

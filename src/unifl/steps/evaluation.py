@@ -97,12 +97,12 @@ def run(inputs: Paths, outputs: Paths, settings: EvaluationSettings, context: St
         one.cell: comparison.figures(one.findings, prompts, texts, reference, panel, settings.resamples)
         for one in found
     }
-    reconstructed = panel.examine(
+    decoded = panel.examine(
         reconstructed(adapters["base"], table, references, settings.batch_size),
         settings.batch_size,
         "examining reconstructions",
     )
-    floor = comparison.floor(reconstructed, _own(len(references)), reference, panel, settings.resamples)
+    floor = comparison.floor(decoded, _own(len(references)), reference, panel, settings.resamples)
     evaluation = {
         **settings.model_dump(mode="json"),
         "images": len(prompts.captions),

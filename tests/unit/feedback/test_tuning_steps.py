@@ -76,6 +76,18 @@ def test_the_logs_name_every_term_of_the_paper(tuned: dict[str, Path]) -> None:
     assert hinges | {"generator", "discriminator", "score_real", "score_fake"} <= log_of(tuned["adversarial"])[0].keys()
 
 
+def test_a_frozen_discriminator_scores_every_update_alike_on_the_same_images(
+    world: dict[str, Path], tuned: dict[str, Path], tmp_path: Path
+) -> None:
+    frozen = QUICK | {"learning_rate": 1e-12, "batch_size": 4, "updates": 3, "discriminator_blocks": 1}
+    moving, still = tmp_path / "moving", tmp_path / "still"
+    # The discriminator alone makes the difference: the UNet hardly moves.
+    run("adversarial_feedback", world, moving, frozen | {"discriminator_learning_rate": 1e-2}, tuned["decoupled"])
+    run("adversarial_feedback", world, still, frozen | {"discriminator_learning_rate": 0}, tuned["decoupled"])
+    assert log_of(still)[0]["score_real"] == pytest.approx(log_of(moving)[0]["score_real"])
+    assert abs(log_of(still)[2]["score_real"] - log_of(moving)[2]["score_real"]) > 1e-3
+
+
 def test_logged_sums_are_what_the_paper_says(tuned: dict[str, Path]) -> None:
     first = log_of(tuned["perceptual"])[0]
     assert first["loss"] == pytest.approx(
@@ -152,6 +164,7 @@ def test_a_concept_the_segmenter_lacks_is_refused_before_training(world: dict[st
         ("decoupled_feedback", {"aesthetic_last_stop": 20}, "aesthetic_last_stop"),
         ("adversarial_feedback", {"adversarial_weight": 0}, "adversarial_weight"),
         ("adversarial_feedback", {"real_images": "drawn"}, "real_images"),
+        ("adversarial_feedback", {"adversarial_last_stop": 6}, "adversarial_last_stop 6 is not below steps"),
     ],
 )
 def test_settings_that_teach_nothing_are_refused(
