@@ -38,7 +38,7 @@ def readme(name: str) -> str:
         "and `code_version` (digest of the source that the run was submitted with), and gives `metrics` and `record`\n"
         "(lineage, an in-toto statement with SLSA provenance)."
     )
-    options = " ".join(f"--{key} PATH" for key in (*step.inputs, *step.outputs) if key not in step.optional_inputs)
+    options = " ".join(f"--{key} PATH" for key in (*inputs, *outputs))
     parts.append(f"The same step from the command line; `--help` lists its settings:\n\n    unifl {name} {options}")
     return "\n\n".join(parts) + "\n"
 

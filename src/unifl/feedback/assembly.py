@@ -28,6 +28,7 @@ from unifl.feedback.ranks import current_ranks
 from unifl.feedback.settings import AestheticSettings, EngineSettings, PerceptualSettings
 from unifl.feedback.trajectory import Trajectory
 from unifl.rewards.model import RewardModel, sentence_encoder
+from unifl.rewards.pairs import GLOBAL
 
 
 def device() -> torch.device:
@@ -43,12 +44,21 @@ def open_model(base: Path, tuned: Path | None = None, *, mixed_precision: bool) 
 
 
 def open_rewards(inputs: Paths) -> dict[str, RewardModel]:
-    """The reward model of each axis from the inputs ``reward_<axis>``, on one shared trunk.
+    """The reward model of each axis from the inputs ``reward_<axis>``, or the one of ``reward_global``, on one trunk.
 
-    Raises ModelLoadError when one is of another axis than its input says.
+    Raises SettingsError for both kinds or for neither, ModelLoadError when one is of another axis than its input says.
     """
+    axes = (GLOBAL,) if f"reward_{GLOBAL}" in inputs else AXES
+    missing = [f"reward_{axis}" for axis in axes if f"reward_{axis}" not in inputs]
+    unused = [f"reward_{axis}" for axis in AXES if axis not in axes and f"reward_{axis}" in inputs]
+    if missing or unused:
+        raise SettingsError(
+            f"no {', no '.join(missing)}" if missing else f"{', '.join(unused)} beside reward_{GLOBAL}",
+            expected=f"reward_{', reward_'.join(AXES)}; or reward_{GLOBAL} alone, in the place of all four",
+            remedy="give the folders that `unifl reward_model` wrote" if missing else "leave out the one or the others",
+        )
     rewards = {}
-    for axis in AXES:
+    for axis in axes:
         folder = inputs[f"reward_{axis}"]
         rewards[axis] = RewardModel.load(folder, device())
         if rewards[axis].config.axis != axis:
@@ -81,8 +91,8 @@ def aesthetic_term(
     prompts = [str(text) for text in read_prompts(prompts_file)["text"]]
     objective = DecoupledObjective(
         rewards,
-        settings.axis_weights(),
-        settings.alpha_offsets(),
+        settings.axis_weights(rewards),
+        settings.alpha_offsets(rewards),
         trajectory(settings, settings.aesthetic_last_stop),
         features,
     )

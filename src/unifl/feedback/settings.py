@@ -6,6 +6,7 @@ ReFL (ImageReward, arXiv 2304.05977) and ByteEdit (arXiv 2404.04860).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -151,11 +152,11 @@ class AestheticSettings(EngineSettings):
             raise ValueError(f"aesthetic_last_stop {self.aesthetic_last_stop} is not below steps {self.steps}")
         return self
 
-    def axis_weights(self) -> dict[str, float]:
+    def axis_weights(self, axes: Iterable[str] = AXES) -> dict[str, float]:
         """Weight of each axis whose weight is not zero."""
-        weights = {axis: float(getattr(self, f"lambda_{axis}")) for axis in AXES}
+        weights = {axis: float(getattr(self, f"lambda_{axis}")) for axis in axes}
         return {axis: weight for axis, weight in weights.items() if weight > 0}
 
-    def alpha_offsets(self) -> dict[str, float]:
+    def alpha_offsets(self, axes: Iterable[str] = AXES) -> dict[str, float]:
         """What is added to the alpha of each axis."""
-        return {axis: float(getattr(self, f"alpha_offset_{axis}")) for axis in AXES}
+        return {axis: float(getattr(self, f"alpha_offset_{axis}")) for axis in axes}

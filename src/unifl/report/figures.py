@@ -129,6 +129,38 @@ def reward_figure(axis_name: str, details: Mapping[str, Any], alpha: float) -> M
         return inline_svg(figure, f"reward-{axis_name}", words)
 
 
+def calibration_figure(found: Mapping[str, Mapping[str, Any]]) -> Markup:
+    """Reliability curves, one panel an axis: share of votes over predicted probability, with intervals.
+
+    `found` maps an axis to `calibration` of its details.json. Areas of dots and bars at the foot say where the pairs
+    are: no line joins the dots, since it would lead the eye to bins of one or two.
+    """
+    with drawing(9.6, 2.75, 1, 4) as (figure, axes):
+        for panel, (axis_name, one) in zip(axes[0], found.items(), strict=False):
+            bins, colour = one["bins"], ROLES[axis_name]
+            most = max(entry["pairs"] for entry in bins)
+            for entry in bins:
+                width = entry["high_edge"] - entry["low_edge"]
+                height = 0.2 * entry["pairs"] / most
+                panel.bar(entry["low_edge"], height, 0.9 * width, align="edge", color=ROLES["dropped"])
+            panel.plot([0.5, 1], [0.5, 1], color=ROLES["muted"], linewidth=1, linestyle=(0, (4, 3)))
+            places = [entry["predicted"] for entry in bins]
+            lows, highs = [entry["low"] for entry in bins], [entry["high"] for entry in bins]
+            panel.vlines(places, lows, highs, color=colour, linewidth=1.1, alpha=0.6)
+            areas = [6 + 54 * entry["pairs"] / most for entry in bins]
+            panel.scatter(places, [entry["observed"] for entry in bins], areas, color=colour, zorder=3)
+            panel.set(title=axis_name.capitalize(), xlabel="predicted probability", xlim=(0.48, 1.02), ylim=(0, 1.05))
+            panel.set_xticks([0.5, 0.75, 1.0], ["0.5", "0.75", "1"])
+        axes[0][0].set_ylabel("share of the votes")
+        for panel in axes[0][len(found) :]:
+            panel.set_visible(False)
+        words = ", ".join(
+            f"{name} {number(one['ece'])}, interval {number(one['ece_low'])} to {number(one['ece_high'])}"
+            for name, one in found.items()
+        )
+        return inline_svg(figure, "reward-calibration", f"Expected calibration error of the rewards: {words}.")
+
+
 def prompt_map(points: NDArray[np.float64], fates: Sequence[str], explained: float) -> Markup:
     """A map of prompt embeddings [N, 2] coloured by fate: selected, kept but not drawn, and everything that was
     dropped.
@@ -286,7 +318,7 @@ def _draw_operations(axis: Axes, operations: Mapping[str, Mapping[str, float]], 
     axis.set_yticks(range(len(names)), labels, color=ROLES["ink"])
     axis.grid(axis="y", visible=False)
     axis.tick_params(axis="y", length=0, labelsize=8)
-    axis.set(title="Accuracy by fault of the rejected side", xlim=(0, 1), xlabel="share of pairs")
+    axis.set(title="Accuracy by the loser's fault", xlim=(0, 1), xlabel="share of pairs")
 
 
 def _ends(updates: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from unifl.core.files import atomic_path
 from unifl.core.progress import duration
 from unifl.report import bookkeeping, figures, training
 from unifl.report.pictures import picture_table
+from unifl.report.rewards import rewards
 from unifl.report.run_folder import Missing, RunFolder, or_missing
 from unifl.report.scores import Evaluation, number, read_evaluation
 from unifl.report.verdict import claims, side_effects
@@ -41,7 +42,7 @@ def write_report(run_folder: Path) -> Path:
         run=run.summary,
         steps=bookkeeping.steps(run),
         tuning=training.tuning(run),
-        rewards=training.rewards(run),
+        rewards=rewards(run),
         prompts=or_missing(partial(training.prompts, run), "The description of the curation"),
         data=or_missing(partial(training.data, run), "The data set"),
         gate=run.json("quality_gate", "verdict"),

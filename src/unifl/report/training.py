@@ -1,4 +1,4 @@
-"""The report's sections on what was trained and on what: tuning curves, rewards, prompts, pictures of the data set.
+"""The report's sections on what was trained and on what: tuning curves, prompts, pictures of the data set.
 
 Every function returns what its part of the template shows, or a `Missing` with the reason, so that a run which
 stopped half-way still gets a page that says where. arXiv 2404.05595 §3.1 (PeFL), §3.2 (decoupled rewards, prompt
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Mapping
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -20,8 +19,9 @@ import numpy as np
 from unifl.core.errors import UniflError
 from unifl.report import figures
 from unifl.report.pictures import read_png
+from unifl.report.rewards import AXES
 from unifl.report.run_folder import Missing, RunFolder, or_missing, read_json, read_json_lines
-from unifl.report.scores import Score, number, with_interval
+from unifl.report.scores import number
 
 TUNING_STEPS = {
     "perceptual_feedback": (
@@ -37,7 +37,6 @@ TUNING_STEPS = {
         "A reward model as discriminator over the whole trajectory; the four hinges stay.",
     ),
 }
-AXES = ("color", "layout", "lighting", "detail")
 MOST_EXAMPLES = 4
 NOT_DRAWN = ("update", "lr", "learning_rate", "cpu_seconds", "wall_seconds", "samples", "images", "epoch", "seed")
 
@@ -135,55 +134,9 @@ def _heading(key: str) -> str:
     return "Discriminator loss" if key == "discriminator" else figures.readable(key).capitalize()
 
 
-def rewards(run: RunFolder) -> dict[str, Any]:
-    """One entry an axis (alpha, accuracy, figure, or why there are none) and the table of reactions.
-
-    The table has a row a reward and a column a degraded axis: the mean change of the score, in its standard deviations.
-    A decoupled reward falls on its own axis and hardly moves on the others.
-    """
-    entries = []
-    for axis in AXES:
-        reward = or_missing(partial(_reward, run, axis), "The reward model's description")
-        entries.append({"axis": axis, **({"missing": reward.reason} if isinstance(reward, Missing) else reward)})
-    responses = [(entry["axis"], entry["response"]) for entry in entries if entry.get("response")]
-    return {
-        "entries": entries,
-        "responses": [
-            (axis, [{"text": number(row[other]), "own": other == axis, "value": row[other]} for other in AXES])
-            for axis, row in responses
-        ],
-        "synthetic": any(entry.get("synthetic") for entry in entries),
-    }
-
-
 def _reward_config(run: RunFolder, axis: str) -> dict[str, Any]:
     config = run.json(f"reward_model_{axis}", "reward_model", "config.json")
     return {} if isinstance(config, Missing) else config
-
-
-def _reward(run: RunFolder, axis: str) -> dict[str, Any] | Missing:
-    config = run.json(f"reward_model_{axis}", "reward_model", "config.json")
-    details = run.json(f"reward_model_{axis}", "reward_model", "details.json")
-    if isinstance(config, Missing):
-        return config
-    if isinstance(details, Missing):
-        return details
-    offset = config["alpha_offset"]
-    return {
-        "facts": [
-            ("α", with_interval(_score(config, "alpha")) + (f", lowered by {number(-offset)}" if offset < 0 else "")),
-            ("Validation accuracy", with_interval(_score(config, "validation_accuracy"))),
-            ("Training pairs", f"{config['training_pairs']:,}"),
-            ("Validation pairs", f"{config['validation_pairs']:,}"),
-        ],
-        "figure": figures.reward_figure(axis, details, config["alpha"]),
-        "response": details.get("response"),
-        "synthetic": config["synthetic_preferences"],
-    }
-
-
-def _score(config: Mapping[str, Any], key: str) -> Score:
-    return Score(config[key], config[f"{key}_low"], config[f"{key}_high"])
 
 
 def prompts(run: RunFolder) -> dict[str, Any] | Missing:

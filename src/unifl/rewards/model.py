@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -20,13 +21,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unifl.core.errors import ModelLoadError
+from unifl.core.errors import ModelLoadError, SettingsError
 from unifl.perception import minilm
 from unifl.perception.efficientnet import EfficientNetLite, Variant
 from unifl.perception.minilm import SentenceEncoder
 from unifl.rewards.features import feature_width, image_features
 
-Axis = Literal["color", "layout", "lighting", "detail"]
+Axis = Literal["color", "layout", "lighting", "detail", "global"]  # global: one reward for all four, ImageReward's way
 Text = Tensor | Sequence[str]
 _SOFT_LIMIT = 6.0  # standard deviations at which an unusual feature stops counting for more
 
@@ -38,7 +39,8 @@ class RewardConfig(BaseModel):
 
     Scores are in standard deviations of the training scores, around their mean, so that the alphas of different axes
     compare. `alpha` is the hinge of decoupled feedback: mean validation score of preferred images plus `alpha_offset`,
-    with a 95 % interval. `logit_scale` turns a difference of scores into a Bradley-Terry logit.
+    with a 95 % interval. `logit_scale` turns a difference of scores into a Bradley-Terry logit. `highest_score` is the
+    highest of a validation image; None in folders of earlier versions, which did not keep it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +63,22 @@ class RewardConfig(BaseModel):
     validation_pairs: int
     logit_scale: float
     synthetic_preferences: bool
+    highest_score: float | None = None
+
+    def check_alpha(self, alpha: float, setting: str) -> None:
+        """Refuse an `alpha` that no image seen has reached: its hinge would never let go, which is what it is for.
+
+        `setting` is what has put alpha there. Raises SettingsError.
+        """
+        if self.highest_score is None:
+            print(f"alpha of {self.axis} is not checked: the reward model does not say its highest score, "
+                  "as it was trained by an earlier version", file=sys.stderr)  # fmt: skip
+        elif alpha > self.highest_score:
+            raise SettingsError(
+                f"alpha of {self.axis} is {alpha:.3f}, above every score seen in validation",
+                expected=f"at most {self.highest_score:.3f}, so that the hinge lets go of an image as good as the best",
+                remedy=f"lower {setting} by {alpha - self.highest_score:.3f} or more",
+            )
 
 
 class RewardHead(nn.Module):

@@ -6,7 +6,9 @@ four-by-four table an axis.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ import torch
 from unifl.data.contracts import ImageTable
 from unifl.data.degradations import UNTOUCHED, sample_derivation
 from unifl.data.vocabulary import AXES
+from unifl.rewards.losses import bootstrap_interval
 from unifl.rewards.model import RewardHead
 from unifl.rewards.pairs import Reference
 from unifl.rewards.training import Features, TextFeatures
@@ -53,8 +56,8 @@ def response_probe(images: ImageTable, split: str, count: int, seed: int) -> Res
 
 def axis_response(
     head: RewardHead, probe: ResponseProbe, features: Features, text: TextFeatures | None
-) -> dict[str, float]:
-    """Mean change of the score, in its standard deviations, when an image is degraded on each axis."""
+) -> dict[str, torch.Tensor]:
+    """Change of each probe image's score [N], in standard deviations, when the image is degraded on each axis."""
     captions = list(probe.captions.values())
     prompts = None if text is None else torch.from_numpy(np.stack([text[caption] for caption in captions])).float()
 
@@ -66,4 +69,12 @@ def axis_response(
     head.eval()
     with torch.inference_mode():
         before = scores([(image_id, UNTOUCHED) for image_id in probe.captions])
-        return {axis: float((scores(group) - before).mean()) for axis, group in probe.degraded.items()}
+        return {axis: scores(group) - before for axis, group in probe.degraded.items()}
+
+
+def response_details(changes: Mapping[str, torch.Tensor], seed: int) -> dict[str, Any]:
+    """What details.json says of `axis_response`: the mean change an axis, with 95 % bootstrap intervals over images."""
+    return {
+        "response": {axis: float(change.mean()) for axis, change in changes.items()},
+        "response_intervals": {axis: bootstrap_interval(change.numpy(), seed) for axis, change in changes.items()},
+    }

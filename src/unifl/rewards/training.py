@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unifl.core.errors import DivergenceError
 from unifl.core.progress import progress
+from unifl.rewards.calibration import calibration, confidence
 from unifl.rewards.losses import bootstrap_interval, bradley_terry_loss, pair_accuracy
 from unifl.rewards.model import RewardHead
 from unifl.rewards.pairs import Reference, VotedPair
@@ -154,17 +155,20 @@ class Validation:
     alpha_interval: tuple[float, float]
     accuracy: float
     accuracy_interval: tuple[float, float]
+    highest_score: float
     details: dict[str, Any]
 
 
 def validate(head: RewardHead, pairs: Sequence[VotedPair], tensors: PairTensors, seed: int) -> Validation:
-    """Alpha (mean score of the preferred sides), accuracy, histograms and accuracy by operation."""
+    """Alpha (mean score of the preferred sides), accuracy, highest score, histograms, accuracy by operation and
+    calibration."""
     preferred, rejected = tensors.scores(head)
     right = (preferred > rejected) + 0.5 * (preferred == rejected)
     edges = np.linspace(
         min(preferred.min(), rejected.min()), max(preferred.max(), rejected.max()), HISTOGRAM_BINS + 1
     ).astype(np.float64)
     edges[-1] = np.nextafter(edges[-1], np.inf)
+    margins = np.array([pair.margin for pair in pairs])
     operations: dict[str, list[float]] = {}
     for pair, hit in zip(pairs, right, strict=True):
         operations.setdefault(pair.operation, []).append(float(hit))
@@ -178,11 +182,13 @@ def validate(head: RewardHead, pairs: Sequence[VotedPair], tensors: PairTensors,
             name: {"pairs": len(hits), "accuracy": round(float(np.mean(hits)), 4)}
             for name, hits in sorted(operations.items())
         },
+        "calibration": calibration(*confidence(preferred, rejected, margins, float(head.score_deviation)), seed),
     }
     return Validation(
         float(preferred.mean()),
         bootstrap_interval(preferred, seed),
         pair_accuracy(preferred, rejected),
         bootstrap_interval(right, seed),
+        max(float(preferred.max()), float(rejected.max())),
         details,
     )

@@ -2,7 +2,8 @@
 
 A reward pulls until the image scores as preferred images do (alpha) and then lets go, which is what keeps colors from
 over-saturating; the prompts are those that active prompt selection has kept. With `lambda_perceptual` the perceptual
-terms join the same updates: the paper's L1 = L_pefl + L_aes as one sum.
+terms join the same updates: the paper's L1 = L_pefl + L_aes as one sum. For the ablation of decoupling one global
+reward may stand in the place of the four.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from unifl.core.step import Metrics, Paths, StepContext, StepDefinition
+from unifl.data.vocabulary import AXES
 from unifl.feedback.settings import AestheticSettings, PerceptualSettings
 
 
@@ -22,6 +24,13 @@ class DecoupledFeedbackSettings(PerceptualSettings, AestheticSettings):
         description="Weight of L_pefl in the same updates; 0 when perceptual_feedback has trained on it before. The "
         "paper adds both with weight 1.",
     )
+
+    lambda_global: float = Field(
+        1.0,
+        ge=0,
+        description="Weight of reward_global, where it stands in the place of the four axes; ReFL has one reward.",
+    )
+    alpha_offset_global: float = Field(0.0, description="As alpha_offset_color, for reward_global.")
 
     def perceptual_terms(self) -> bool:
         return self.lambda_perceptual > 0
@@ -43,13 +52,14 @@ STEP = StepDefinition(
         "reward_layout": "reward model folder of the axis layout",
         "reward_lighting": "reward model folder of the axis lighting",
         "reward_detail": "reward model folder of the axis detail",
+        "reward_global": "reward model folder of the axis global, in the place of the four; an ablation",
         "selected_prompts": "Parquet of prompts that prompt_curation has kept",
         "images": "folder of image shards; for the perceptual and the diffusion term, where they have weight",
         "segmenter": "folder of the instance segmenter; for the perceptual term, where it has weight",
         "judges": "folder of judges; for the guard, where it is on",
         "scorer": "folder of the image-text scorer; for the guard, where it is on",
     },
-    optional_inputs=frozenset({"judges", "scorer"}),
+    optional_inputs=frozenset({"judges", "scorer", "reward_global", *(f"reward_{axis}" for axis in AXES)}),
     outputs={"tuned_model": "folder with the tuned UNet, base.json and training.jsonl"},
     settings=DecoupledFeedbackSettings,
 )

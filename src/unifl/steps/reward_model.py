@@ -1,6 +1,8 @@
 """Step: preference votes of one axis and the images -> the axis's reward model with its alpha (arXiv 2404.05595 §3.2).
 
 Decoupled feedback takes four of these as hinges; adversarial feedback starts its discriminator from the one of detail.
+The axis `global` gives one reward of everything, trained on the pairs of all four axes (ImageReward, arXiv 2304.05977):
+no part of the DAG, but what the baseline ReFL and the ablation of decoupling take.
 """
 
 from __future__ import annotations
@@ -14,14 +16,22 @@ from unifl.core.errors import SettingsError
 from unifl.core.step import Metrics, Paths, StepContext, StepDefinition
 from unifl.rewards.settings import HeadSettings
 
-Axis = Literal["color", "layout", "lighting", "detail"]
+Axis = Literal["color", "layout", "lighting", "detail", "global"]
 
 
 class RewardModelSettings(HeadSettings):
     """Which axis, how many of its pairs, how its head is trained and where its hinge lies."""
 
-    axis: Axis | None = Field(None, description="one of color, layout, lighting, detail; every call must give it")
-    pairs: int | None = Field(None, ge=8, description="training pairs, first in the file first; None takes all")
+    axis: Axis | None = Field(
+        None,
+        description="one of color, layout, lighting, detail; or global, one reward of all four axes' pairs together "
+        "(ImageReward, arXiv 2304.05977). Every call must give it",
+    )
+    pairs: int | None = Field(
+        None,
+        ge=8,
+        description="training pairs, first in the file first; None takes all. Global takes each axis in turn",
+    )
     validation_pairs: int | None = Field(500, ge=8, description="validation pairs; 500 give accuracy within 3 points")
     alpha_offset: dict[Axis, float] = Field(
         {"detail": -0.5},
@@ -51,10 +61,11 @@ STEP = StepDefinition(
 def run(inputs: Paths, outputs: Paths, settings: RewardModelSettings, context: StepContext) -> Metrics:
     """Compute (or find) the features, train the head, validate it, write the folder.
 
-    Raises SettingsError without an axis, DataContractError for pairs that cannot be used, DivergenceError on NaN.
+    Raises SettingsError without an axis or for an alpha above every score, DataContractError for pairs that cannot be
+    used, DivergenceError on NaN.
     """
     if settings.axis is None:
-        raise SettingsError("the axis is missing", expected="axis=color, layout, lighting or detail")
+        raise SettingsError("the axis is missing", expected="axis=color, layout, lighting, detail or global")
 
     import torch
 
@@ -71,7 +82,7 @@ def _train(axis: Axis, inputs: Paths, outputs: Paths, settings: RewardModelSetti
     from unifl.rewards.features import features_of_prompts, features_of_references
     from unifl.rewards.model import DETAILS, RewardConfig, RewardModel, sentence_encoder, shared_trunk
     from unifl.rewards.pairs import pairs_of_split, read_votes
-    from unifl.rewards.response import axis_response, response_probe
+    from unifl.rewards.response import axis_response, response_details, response_probe
     from unifl.rewards.training import PairTensors, train_head, validate
 
     images = open_images(inputs["images"])
@@ -112,11 +123,14 @@ def _train(axis: Axis, inputs: Paths, outputs: Paths, settings: RewardModelSetti
         validation_pairs=len(validation),
         logit_scale=float(trained.head.score_deviation),
         synthetic_preferences=bool(votes["synthetic"].any()),
+        highest_score=result.highest_score,
     )
+    config.check_alpha(config.alpha, "alpha_offset")
     folder = outputs["reward_model"]
     RewardModel(config, trained.head, trunk).save(folder)
-    response = axis_response(trained.head, probe, features, text) if probe.captions else {}
-    details = {"axis": axis, **result.details, "curve": trained.curve, "response": response}
+    changes = axis_response(trained.head, probe, features, text) if probe.captions else {}
+    response = response_details(changes, settings.seed)
+    details = {"axis": axis, **result.details, "curve": trained.curve, **response}
     (folder / DETAILS).write_text(json.dumps(details, indent=1) + "\n", encoding="utf-8")
     return {
         "axis": axis,

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.special import log_softmax
 
 from tests.tiny_examiners import CELLS, POOLED
 from unifl.core.errors import DivergenceError, ModelLoadError
@@ -63,6 +64,23 @@ def test_spread_cross_entropy_of_two_classes_is_lowest_at_one_half_each() -> Non
 def test_contrastive_loss_of_indistinguishable_rows_is_log_of_their_number() -> None:
     same = torch.nn.functional.normalize(torch.ones(5, 3), dim=1)
     assert float(training.contrastive(same, same, torch.tensor(1.0))) == pytest.approx(np.log(5), rel=1e-5)
+
+
+def test_contrastive_loss_is_the_mean_of_two_cross_entropies_by_scipy() -> None:
+    rng = np.random.default_rng(0)
+    images, texts = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in rng.normal(size=(2, 6, 4)))
+    logits = images @ texts.T * np.exp(1.5)
+    expected = -(np.diagonal(log_softmax(logits, 1)).mean() + np.diagonal(log_softmax(logits, 0)).mean()) / 2
+    found = training.contrastive(torch.from_numpy(images), torch.from_numpy(texts), torch.tensor(1.5))
+    assert float(found) == pytest.approx(expected, rel=1e-6)
+
+
+def test_contrastive_scale_stops_at_a_hundred() -> None:
+    images = torch.nn.functional.normalize(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    texts = images.flip(0)
+    assert training.contrastive(images, texts, torch.tensor(9.0)) == training.contrastive(
+        images, texts, torch.tensor(4.6)
+    )
 
 
 def test_a_judge_learns_which_feature_is_preferred() -> None:

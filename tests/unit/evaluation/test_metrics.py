@@ -62,6 +62,30 @@ def test_kid_leaves_out_pairs_of_an_image_and_its_own_reference() -> None:
     assert metrics.kid(x, y, resamples=2, own=own).value == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("paired", [False, True])
+def test_a_kid_draw_is_the_double_loop_over_the_images_that_were_drawn(paired: bool) -> None:
+    """Every pair of different images as often as both were drawn; no image with itself, none with its own reference."""
+    x, y = two_samples(6, 8)
+    own = np.array([0, 1, 2, 3, 4, 0]) if paired else None
+    seed, draws = 3, 4
+    counts_y = np.random.default_rng(seed).multinomial(8, np.full(8, 1 / 8), size=draws)
+    counts_x = (
+        counts_y[:, own]
+        if own is not None
+        else np.random.default_rng(seed + 1).multinomial(6, np.full(6, 1 / 6), draws)
+    )
+    found = metrics.kid(x, y, draws, seed, own).draws
+    k = lambda a, b: (float(a @ b) / len(a) + 1) ** 3  # noqa: E731
+    for number in range(draws):
+        rows_x = np.repeat(np.arange(6), counts_x[number])
+        rows_y = np.repeat(np.arange(8), counts_y[number])
+        within_x = [k(x[i], x[j]) for i in rows_x for j in rows_x if i != j]
+        within_y = [k(y[i], y[j]) for i in rows_y for j in rows_y if i != j]
+        across = [k(x[i], y[j]) for i in rows_x for j in rows_y if own is None or own[i] != j]
+        expected = 1000 * (np.mean(within_x) + np.mean(within_y) - 2 * np.mean(across))
+        assert found[number] == pytest.approx(expected, rel=1e-9)
+
+
 def test_resampling_images_with_their_references_gives_the_true_spread() -> None:
     """Images that share their content with the references vary less together than apart, and the draws say so."""
     values, together, apart = [], [], []
@@ -106,6 +130,19 @@ def test_fid_draws_are_centred_on_the_value() -> None:
     assert draws.draws.mean() == pytest.approx(draws.value)
 
 
+def test_fid_draws_spread_as_scipys_bootstrap_of_both_sides_does() -> None:
+    x, y = two_samples(60, 70)
+    ours = metrics.fid(x, y, resamples=300).draws
+
+    def formula(a: np.ndarray, b: np.ndarray) -> float:
+        sa, sb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+        return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(sa + sb - 2 * sqrtm(sa @ sb).real))
+
+    rng = np.random.default_rng(9)
+    theirs = [formula(rng.choice(x, 60), rng.choice(y, 70)) for _ in range(300)]
+    assert ours.std() == pytest.approx(np.std(theirs), rel=0.15)
+
+
 def test_the_projection_is_scikit_learns_pca_up_to_sign() -> None:
     x, y = two_samples(40, 10)
     ours = metrics.Projection.fit(x, 3)(y)
@@ -126,6 +163,17 @@ def test_the_mean_interval_agrees_with_scipys_bootstrap() -> None:
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=0.02)
 
 
+def test_the_bootstrap_of_a_statistic_agrees_with_scipys() -> None:
+    values = np.random.default_rng(4).exponential(size=120)
+    drawn = metrics.bootstrap(lambda rows: float(np.median(values[rows])), 120, 2000, seed=0)
+    theirs = scipy_bootstrap(
+        (values,), np.median, n_resamples=2000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    found = drawn.estimate()
+    assert found.value == np.median(values)
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), rel=0.08)
+
+
 def test_wilsons_interval_of_eight_in_ten() -> None:
     """Wilson (1927) by hand: centre (p + z²/2n) / (1 + z²/n), z = 1.96."""
     z, n, p = 1.959964, 10, 0.8
@@ -140,6 +188,19 @@ def test_the_majority_of_the_judges_decides_and_two_against_two_is_a_tie() -> No
     theirs = np.array([[0, 0, 1], [0, 1, 1], [0, 0, 1], [1, 1, 1]], dtype=float)
     assert metrics.votes(ours, theirs).tolist() == [1, 0, -1]
     assert metrics.preference_points(ours, theirs).value == 0
+
+
+def test_points_are_the_share_won_minus_the_share_lost_by_hand() -> None:
+    """One judge: three won, one lost, one tied of five are 40 points; the interval is that of a mean."""
+    ours, theirs = np.array([[3.0, 2, 1, 0, 5]]), np.array([[1.0, 1, 0, 4, 5]])
+    assert metrics.preference_points(ours, theirs).value == pytest.approx(100 * (3 - 1) / 5)
+    rng = np.random.default_rng(5)
+    outcome = rng.choice([-1.0, 0.0, 1.0], 300, p=[0.2, 0.1, 0.7])
+    found = metrics.preference_points(outcome[None], np.zeros((1, 300)), resamples=4000).estimate()
+    theirs_interval = scipy_bootstrap(
+        (100 * outcome,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    assert (found.low, found.high) == pytest.approx((theirs_interval.low, theirs_interval.high), rel=0.03)
 
 
 def test_winning_every_pair_is_a_hundred_points() -> None:

@@ -148,6 +148,31 @@ def test_alpha_is_the_rewards_own_plus_the_offset(adapter: DiffusionAdapter) -> 
     assert float(loss.detach()) == pytest.approx(100.5 - logs["reward_color"], rel=1e-4)
 
 
+def test_one_global_reward_is_one_hinge(adapter: DiffusionAdapter) -> None:
+    objective = DecoupledObjective(
+        {"global": reward("global")}, {"global": 2.0}, {"global": 100.0}, Trajectory(4, 0, 1), no_features
+    )
+    loss, logs = objective(adapter, Batch(CAPTIONS[:2]), torch.Generator().manual_seed(0))
+    assert set(logs) == {"hinge_global", "reward_global"}
+    assert float(loss.detach()) == pytest.approx(2 * (100.5 - logs["reward_global"]), rel=1e-4)
+
+
+def test_an_alpha_above_every_score_is_refused() -> None:
+    seen = reward("color")
+    seen.config = seen.config.model_copy(update={"highest_score": 2.0})
+    with pytest.raises(SettingsError, match=r"above every score seen.*lower alpha_offset_color"):
+        DecoupledObjective({"color": seen}, {"color": 1.0}, {"color": 1.6}, Trajectory(4, 0, 1), no_features)
+    DecoupledObjective({"color": seen}, {"color": 1.0}, {"color": 1.5}, Trajectory(4, 0, 1), no_features)
+
+
+def test_weights_that_sum_to_zero_are_refused_with_the_settings_to_raise() -> None:
+    with pytest.raises(SettingsError, match=r"every weight is 0.*remedy: set lambda_color or lambda_detail above 0"):
+        DecoupledObjective(
+            {"color": reward("color"), "detail": reward()}, {"color": 0.0, "detail": 0.0}, {}, Trajectory(4, 0, 1),
+            no_features,
+        )  # fmt: skip
+
+
 def test_decoupled_feedback_without_any_axis_is_refused() -> None:
     with pytest.raises(SettingsError, match="no axis"):
         DecoupledObjective({"color": reward("color")}, {}, {}, Trajectory(4, 0, 1), no_features)

@@ -11,7 +11,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from tests.tiny_images import NAMES
-from tests.tiny_world import build_world
+from tests.tiny_world import build_world, write_reward
 from unifl.core.errors import DataContractError, ModelLoadError, SettingsError
 from unifl.core.step import execute
 from unifl.data.vocabulary import AXES
@@ -30,7 +30,7 @@ def world(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def run(step: str, world: dict[str, Path], output: Path, settings: dict[str, Any], model: Path | None = None) -> dict:
     from unifl.core.step import step_definition
 
-    inputs = {name: world[name] for name in step_definition(step).inputs if name != "model"}
+    inputs = {name: world[name] for name in step_definition(step).inputs if name in world}
     if model:
         inputs["model"] = model
     return execute(step, inputs, {"tuned_model": output}, settings)
@@ -144,6 +144,70 @@ def test_a_reward_of_another_axis_is_refused(world: dict[str, Path], tuned: dict
         run("decoupled_feedback", swapped, tmp_path / "x", QUICK, tuned["perceptual"])
 
 
+@pytest.fixture
+def one_reward(world: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
+    """The world with one global reward in the place of the four."""
+    others = {name: path for name, path in world.items() if not name.startswith("reward_")}
+    return others | {"reward_global": write_reward(tmp_path / "global", "global")}
+
+
+def test_one_global_reward_takes_the_place_of_the_four(
+    one_reward: dict[str, Path], tuned: dict[str, Path], tmp_path: Path
+) -> None:
+    run("decoupled_feedback", one_reward, tmp_path / "model", QUICK | {"lambda_global": 2.0}, tuned["perceptual"])
+    line = log_of(tmp_path / "model")[0]
+    assert {key for key in line if key.startswith("hinge_")} == {"hinge_global"}
+    assert line["aesthetic"] == pytest.approx(2 * line["hinge_global"], rel=1e-5)
+
+
+def test_a_global_reward_beside_the_four_is_refused(
+    world: dict[str, Path], one_reward: dict[str, Path], tuned: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=r"reward_color, .* beside reward_global.*remedy: leave out"):
+        run("decoupled_feedback", world | one_reward, tmp_path / "x", QUICK, tuned["perceptual"])
+
+
+def test_an_objective_without_its_model_is_refused(
+    world: dict[str, Path], tuned: dict[str, Path], tmp_path: Path
+) -> None:
+    three = {name: path for name, path in world.items() if name != "reward_lighting"}
+    with pytest.raises(SettingsError, match=r"decoupled_feedback: no reward_lighting; expected .*remedy"):
+        run("decoupled_feedback", three, tmp_path / "x", QUICK, tuned["perceptual"])
+    with pytest.raises(SettingsError, match="the input reward_lighting is missing"):
+        run("adversarial_feedback", three, tmp_path / "x", QUICK, tuned["decoupled"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelLoadError, match="there is no reward model"):
+        run(
+            "decoupled_feedback",
+            world | {"reward_color": tmp_path / "empty"},
+            tmp_path / "x",
+            QUICK,
+            tuned["perceptual"],
+        )
+
+
+def test_a_reward_of_an_axis_is_no_global_one(
+    one_reward: dict[str, Path], world: dict[str, Path], tuned: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ModelLoadError, match=r"of the axis detail.*expected a reward model of the axis global"):
+        run("decoupled_feedback", one_reward | {"reward_global": world["reward_detail"]}, tmp_path / "x", QUICK,
+            tuned["perceptual"])  # fmt: skip
+
+
+def test_an_alpha_above_every_score_is_refused_before_the_first_update(
+    world: dict[str, Path], tuned: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(world["reward_color"], tmp_path / "color")
+    config = json.loads((tmp_path / "color" / "config.json").read_text())
+    (tmp_path / "color" / "config.json").write_text(json.dumps(config | {"highest_score": 1.5}))
+    with pytest.raises(
+        SettingsError, match=r"decoupled_feedback: alpha of color is 1\.600.*alpha_offset_color by 0\.100"
+    ):
+        run("decoupled_feedback", world | {"reward_color": tmp_path / "color"}, tmp_path / "x",
+            QUICK | {"alpha_offset_color": 0.6}, tuned["perceptual"])  # fmt: skip
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_concept_the_segmenter_lacks_is_refused_before_training(world: dict[str, Path], tmp_path: Path) -> None:
     segmenter.save(segmenter.Segmenter(NAMES[:1], width=8), tmp_path / "segmenter", {})
     with pytest.raises(DataContractError, match="knows no concept"):
@@ -161,6 +225,7 @@ def test_a_concept_the_segmenter_lacks_is_refused_before_training(world: dict[st
         ("perceptual_feedback", {"noise_to": 20}, "noise_to"),
         ("perceptual_feedback", {"lambda_structure": 0, "lambda_style": 0}, "nothing to learn"),
         ("decoupled_feedback", {"lambda_aesthetic": 0}, "nothing to learn"),
+        ("decoupled_feedback", {f"lambda_{axis}": 0 for axis in AXES}, "nothing to learn"),
         ("decoupled_feedback", {"aesthetic_last_stop": 20}, "aesthetic_last_stop"),
         ("adversarial_feedback", {"adversarial_weight": 0}, "adversarial_weight"),
         ("adversarial_feedback", {"real_images": "drawn"}, "real_images"),

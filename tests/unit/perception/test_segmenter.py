@@ -136,6 +136,36 @@ def test_dice_is_zero_for_the_mask_itself_and_one_for_its_complement() -> None:
     assert float(segmenters.dice(half, mask)) == pytest.approx(1 - 12 / 15, abs=1e-3)
 
 
+def test_instance_losses_equal_a_loop_over_cells_and_pixels() -> None:
+    """Focal loss of every cell and class over the positive cells; mean Dice of each positive cell's own mask."""
+    masks = np.zeros((3, 64, 64), bool)
+    masks[0, 8:24, 8:24] = masks[1, 36:60, 30:50] = masks[2, 20:44, 20:44] = True
+    targets = grid_targets([masks[:2], masks[2:]], [["disc", "square"], ["square"]], SHAPES)
+    draw = torch.Generator().manual_seed(0)
+    logits, kernels, features = (
+        torch.randn(shape, generator=draw) for shape in ((2, 2, GRID, GRID), (2, 5, GRID, GRID), (2, 5, 64, 64))
+    )
+    category, mask = segmenters.instance_losses((logits, kernels, features), targets)
+    for image in range(2):
+        positive = [
+            (int(c), m) for i, c, m in zip(targets.image, targets.cell, targets.masks, strict=True) if i == image
+        ]
+        total = 0.0
+        for cell in range(GRID * GRID):
+            for concept in range(2):
+                wanted = any(cell == one for one, _ in positive) and int(targets.cells[image, cell]) == concept
+                p = 1 / (1 + np.exp(-float(logits[image, concept].flatten()[cell])))
+                total -= 0.25 * (1 - p) ** 2 * np.log(p) if wanted else 0.75 * p**2 * np.log(1 - p)
+        dices = []
+        for cell, wanted_mask in positive:
+            weights = kernels[image].flatten(1)[:, cell]
+            p = 1 / (1 + np.exp(-sum(float(w) * f.numpy() for w, f in zip(weights, features[image], strict=True))))
+            q = wanted_mask.numpy()
+            dices.append(1 - (2 * (p * q).sum() + 1e-3) / ((p**2).sum() + (q**2).sum() + 1e-3))
+        assert float(category[image]) == pytest.approx(total / len(positive), rel=1e-4)
+        assert float(mask[image]) == pytest.approx(np.mean(dices), rel=1e-4)
+
+
 def test_no_object_is_found_twice(trained: tuple[Segmenter, list[float]]) -> None:
     scenes = shapes(10, 5)
     for found in segment(trained[0], scenes.tensor(slice(0, 10)), threshold=0.3):

@@ -53,6 +53,7 @@ def write_reward(folder: Path, axis: str, rng: np.random.Generator) -> None:
     edges = np.linspace(-3.5, 3.5, 31)
     offset = -0.5 if axis == "detail" else 0.0
     alpha = float(preferred.mean()) + offset
+    response = {other: -0.9 if other == axis else float(rng.normal(0, 0.06)) for other in AXES}
     details = {
         "axis": axis,
         "histograms": {
@@ -64,7 +65,27 @@ def write_reward(folder: Path, axis: str, rng: np.random.Generator) -> None:
             name: {"pairs": 100, "accuracy": float(rng.uniform(0.7, 0.97))}
             for name in ("natural", f"{axis}_too_little", f"{axis}_too_much", "mixed")
         },
-        "response": {other: -0.9 if other == axis else float(rng.normal(0, 0.06)) for other in AXES},
+        "response": response,
+        "response_intervals": {other: [value - 0.12, value + 0.12] for other, value in response.items()},
+        "calibration": {
+            "bins": [
+                {
+                    "low_edge": edge / 100,
+                    "high_edge": edge / 100 + 0.1,
+                    "pairs": pairs,
+                    "predicted": edge / 100 + 0.05,
+                    "observed": edge / 100 - 0.02,
+                    "low": max(0.0, edge / 100 - 0.02 - 1 / pairs**0.5),
+                    "high": min(1.0, edge / 100 - 0.02 + 1 / pairs**0.5),
+                }
+                for edge, pairs in ((50, 20), (60, 25), (70, 40), (80, 75), (90, 240))
+            ],
+            "ece": 0.07,
+            "ece_low": 0.05,
+            "ece_high": 0.09,
+            "overconfidence": 0.07,
+            "temperature": 2.4,
+        },
         "curve": [
             {"update": 30 * epoch, "loss": 0.4, "validation_loss": 0.4, "validation_accuracy": 0.86 - 0.34 * 0.7**epoch}
             for epoch in range(1, 13)

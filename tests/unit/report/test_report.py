@@ -14,7 +14,9 @@ from tests.unit.report.evaluated_models import AXES, PROMPTS
 from tests.unit.report.finished_run import write_finished_run
 from unifl.core.errors import DataContractError
 from unifl.report import evaluation_page, write_report
+from unifl.report.rewards import DARKEST_TINT, reaction_faults
 from unifl.report.run_folder import Missing, read_json_lines
+from unifl.report.scores import Score
 
 FIVE_MEGABYTES = 5 * 2**20
 SECTIONS = ("result", "pictures", "metrics", "tuning", "rewards", "prompts", "data", "steps", "lineage")
@@ -160,8 +162,67 @@ def test_reactions_show_each_reward_on_its_own_axis(page: str) -> None:
     assert words.count("−0.900") == len(AXES)
 
 
-def test_detail_says_that_its_alpha_was_lowered(page: str) -> None:
-    assert section(page, "rewards").count("lowered by 0.500") == 1
+def test_reactions_are_shown_with_intervals_and_their_verdict(page: str) -> None:
+    words = section(page, "rewards")
+    assert words.count("−0.900 −1.02 to −0.780") == len(AXES)
+    assert "Yes. Each falls on its own axis, and moves on another by at most 25% of that." in words
+
+
+def test_a_reward_that_leaves_its_axis_is_named(run: Path) -> None:
+    details = run / "outputs" / "reward_model_layout" / "reward_model" / "details.json"
+    described = json.loads(details.read_text(encoding="utf-8"))
+    described["response"] |= {"detail": -0.36, "color": 0.27}
+    described["response_intervals"] |= {"detail": [-0.48, -0.23], "color": [-0.1, 0.6]}
+    details.write_text(json.dumps(described), encoding="utf-8")
+    words = section(write_report(run).read_text(encoding="utf-8"), "rewards")
+    assert "Not all of them." in words
+    assert (
+        "Layout also falls when detail is degraded: −0.360 (−0.480 to −0.230), 40% of its reaction to layout." in words
+    )
+    assert "Layout also rises when color is degraded: 0.270 (−0.100 to 0.600), 30% of its reaction" in words
+    assert words.count("That may be chance.") == 1
+
+
+def test_rewards_of_an_earlier_version_are_shown_without_intervals_and_calibration(run: Path) -> None:
+    for axis in AXES:
+        details = run / "outputs" / f"reward_model_{axis}" / "reward_model" / "details.json"
+        described = json.loads(details.read_text(encoding="utf-8"))
+        del described["response_intervals"], described["calibration"]
+        details.write_text(json.dumps(described), encoding="utf-8")
+    words = section(write_report(run).read_text(encoding="utf-8"), "rewards")
+    assert words.count("−0.900") == len(AXES)
+    assert "Do the predicted probabilities hold?" not in words
+    assert "Calibration error" not in words
+
+
+def test_calibration_is_drawn_and_said(page: str) -> None:
+    words = section(page, "rewards")
+    assert words.count("Calibration error 0.070 (0.050 to 0.090)") == len(AXES)
+    assert "Color is 7.0 points too sure on average; its logits fit best when divided by 2.40." in words
+    assert 'aria-label="Expected calibration error of the rewards: color 0.070, interval 0.050 to 0.090' in page
+
+
+def test_detail_says_why_its_alpha_was_lowered(page: str) -> None:
+    words = section(page, "rewards")
+    assert words.count("lowered by 0.500") == 1
+    assert words.count("The hinge of detail lets go earlier") == words.count("lets go earlier") == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "faults"),
+    [
+        ({"color": (-1.0, -1.2, -0.8), "layout": (-0.25, -0.4, -0.1)}, []),
+        ({"color": (-1.0, -1.2, -0.8), "layout": (-0.26, -0.4, -0.1)}, ["Color also falls when layout is degraded"]),
+        ({"color": (-0.1, -0.3, 0.1), "layout": (-0.9, -1.0, -0.8)}, ["Color does not surely fall when color"]),
+        ({"color": (0.5, 0.4, 0.6), "layout": (0.0, -0.1, 0.1)}, ["Color does not surely fall when color"]),
+    ],
+)
+def test_a_reaction_is_at_fault_when_it_misses_its_axis_or_spills(
+    row: dict[str, tuple[float, float, float]], faults: list[str]
+) -> None:
+    found = reaction_faults("color", {axis: Score(*values) for axis, values in row.items()})
+    assert len(found) == len(faults)
+    assert all(words.startswith(start) for words, start in zip(found, faults, strict=True))
 
 
 def test_comparisons_show_the_jurys_points(page: str) -> None:
@@ -300,6 +361,13 @@ def _contrast(one: str, other: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
+def _mixed(colour: str, ground: str, share: float) -> str:
+    channels = [
+        round(share * int(colour[at : at + 2], 16) + (1 - share) * int(ground[at : at + 2], 16)) for at in (1, 3, 5)
+    ]
+    return "#" + "".join(f"{channel:02x}" for channel in channels)
+
+
 @pytest.mark.parametrize("theme", ["light", "dark", "print"])
 def test_text_and_lines_have_enough_contrast(page: str, theme: str) -> None:
     """WCAG 2.2: 4.5 for text, 3 for graphics that carry meaning."""
@@ -310,5 +378,7 @@ def test_text_and_lines_have_enough_contrast(page: str, theme: str) -> None:
             assert _contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
     for outcome in ("good", "bad", "open"):
         assert _contrast(colours[outcome], colours[f"{outcome}-panel"]) >= 4.5, outcome
+    for axis in AXES:
+        assert _contrast(colours["ink"], _mixed(colours[axis], colours["paper"], DARKEST_TINT / 100)) >= 4.5, axis
     for line in ("base", "stage1", "stage2", *AXES, "kept"):
         assert _contrast(colours[line], colours["paper"]) >= 3, line

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unifl.core.errors import ModelLoadError
+from unifl.core.errors import ModelLoadError, SettingsError
 from unifl.rewards.features import feature_width
 from unifl.rewards.model import Axis, RewardConfig, RewardHead, RewardModel, score_all, shared_trunk
 
@@ -141,3 +141,23 @@ def test_a_damaged_config_is_refused_in_one_line(tmp_path: Path, text: str) -> N
         RewardModel.load(tmp_path)
     assert "config.json" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_alpha_is_refused_only_above_the_highest_score() -> None:
+    config = untrained("detail").config.model_copy(update={"highest_score": 2.0})
+    config.check_alpha(2.0, "alpha_offset_detail")
+    with pytest.raises(
+        SettingsError, match=r"alpha of detail is 2\.500.*at most 2\.000.*alpha_offset_detail by 0\.500"
+    ):
+        config.check_alpha(2.5, "alpha_offset_detail")
+
+
+def test_a_reward_of_an_earlier_version_says_that_its_alpha_is_not_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    untrained("color").save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["highest_score"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    RewardModel.load(tmp_path).config.check_alpha(1e6, "alpha_offset_color")
+    assert "alpha of color is not checked" in capsys.readouterr().err

@@ -83,7 +83,7 @@ def test_no_axis_is_a_settings_error(images_folder: Path, preferences_file: Path
 
 
 def test_an_unknown_axis_lists_the_known_ones(images_folder: Path, preferences_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="'color', 'layout', 'lighting' or 'detail'"):
+    with pytest.raises(SettingsError, match="'color', 'layout', 'lighting', 'detail' or 'global'"):
         train(images_folder, preferences_file, tmp_path / "reward", axis="beauty")
 
 
@@ -92,5 +92,49 @@ def test_a_missing_image_leaves_no_folder_behind(images_folder: Path, preference
     frame.loc[12, "image_a"] = "lost"
     frame.to_parquet(tmp_path / "bad.parquet")
     with pytest.raises(DataContractError, match="row 12"):
+        train(images_folder, tmp_path / "bad.parquet", tmp_path / "reward", axis="color")
+    assert not (tmp_path / "reward").exists()
+
+
+def test_details_say_how_well_the_probabilities_hold(
+    images_folder: Path, preferences_file: Path, tmp_path: Path
+) -> None:
+    metrics = train(images_folder, preferences_file, tmp_path / "reward", axis="color")
+    details = json.loads((tmp_path / "reward" / "details.json").read_text())
+    found = details["calibration"]
+    config = RewardModel.load(tmp_path / "reward").config
+    assert sum(one["pairs"] for one in found["bins"]) == config.validation_pairs
+    assert found["ece_low"] <= found["ece"] <= found["ece_high"]
+    for axis, value in details["response"].items():
+        low, high = details["response_intervals"][axis]
+        assert low <= value <= high
+    assert config.highest_score is not None
+    assert float(metrics["alpha"]) < config.highest_score
+
+
+def test_a_global_reward_reacts_to_every_axis(images_folder: Path, preferences_file: Path, tmp_path: Path) -> None:
+    metrics = train(images_folder, preferences_file, tmp_path / "reward", axis="global", epochs=20)
+    details = json.loads((tmp_path / "reward" / "details.json").read_text())
+    assert metrics["axis"] == "global"
+    assert RewardModel.load(tmp_path / "reward").config.axis == "global"
+    assert metrics["training_pairs"] > 200  # of 64 an axis, without ties
+    assert {"clashing_hue", "tilt", "dark", "blur"} <= set(details["operations"])
+    assert all(change < 0 for change in details["response"].values())
+
+
+def test_an_alpha_above_every_score_is_refused_and_leaves_no_folder(
+    images_folder: Path, preferences_file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=r"above every score seen.*remedy: lower alpha_offset by ") as caught:
+        train(images_folder, preferences_file, tmp_path / "reward", axis="color", alpha_offset={"color": 50.0})
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "reward").exists()
+
+
+def test_contradicting_votes_leave_no_folder(images_folder: Path, preferences_file: Path, tmp_path: Path) -> None:
+    frame = pd.read_parquet(preferences_file)
+    frame = pd.concat([frame, frame[:1].assign(preferred=frame["preferred"][0].translate({97: "b", 98: "a"}))])
+    frame.to_parquet(tmp_path / "bad.parquet", index=False)
+    with pytest.raises(DataContractError, match=rf"votes both ways .*row {len(frame) - 1}\)"):
         train(images_folder, tmp_path / "bad.parquet", tmp_path / "reward", axis="color")
     assert not (tmp_path / "reward").exists()

@@ -40,7 +40,7 @@ class DecoupledObjective(Objective):
     """The aesthetic term. ``weights`` maps axes of ``rewards`` to their weight, ``alpha_offsets`` to what is added to
     the alpha that a reward model brings.
 
-    Raises SettingsError without any axis of weight above 0.
+    Raises SettingsError without any axis of weight above 0, or for an alpha above every score its reward has seen.
     """
 
     name = "aesthetic"
@@ -57,10 +57,12 @@ class DecoupledObjective(Objective):
         if not axes:
             raise SettingsError(
                 "decoupled feedback has no axis to learn from: every weight is 0",
-                remedy="set lambda_color, lambda_layout, lambda_lighting or lambda_detail above 0",
+                remedy=f"set {' or '.join(f'lambda_{axis}' for axis in rewards)} above 0",
             )
         self.rewards = {axis: rewards[axis] for axis in axes}
         self.alphas = {axis: rewards[axis].config.alpha + alpha_offsets[axis] for axis in axes}
+        for axis, alpha in self.alphas.items():
+            rewards[axis].config.check_alpha(alpha, f"alpha_offset_{axis}")
         self.weights = {axis: weights[axis] for axis in axes}
         self.trajectory = trajectory
         self.features = features
