@@ -7,6 +7,7 @@ the optimised step at random and a batch therefore holds many of them.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -136,6 +137,12 @@ class DiffusionAdapter:
             fast_unet=fast_unet,
         )
 
+    def with_frozen_unet(self) -> DiffusionAdapter:
+        """The same model with a frozen copy of the UNet as it is now; all else, caches too, is shared."""
+        twin = copy.copy(self)
+        twin.unet = copy.deepcopy(self.unet).eval().requires_grad_(False)
+        return twin
+
     # ------------------------------------------------------------------ text
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
@@ -230,8 +237,14 @@ class DiffusionAdapter:
         self, latents: Tensor, timesteps: Tensor, condition: Tensor, guidance_scale: float = 1.0
     ) -> Tensor:
         """The noise [N, C, h, w] in ``latents`` at training ``timesteps`` [N], for every prediction type."""
+        return self.predict_at(latents, timesteps, condition, guidance_scale).noise
+
+    def predict_at(
+        self, latents: Tensor, timesteps: Tensor, condition: Tensor, guidance_scale: float = 1.0
+    ) -> Prediction:
+        """Clean latent and noise at training ``timesteps`` [N], which need not be steps of any sampler."""
         alpha = _column(self.alphas_cumprod[timesteps])
-        return self._predict(latents, timesteps, condition, guidance_scale, alpha.sqrt(), (1 - alpha).sqrt()).noise
+        return self._predict(latents, timesteps, condition, guidance_scale, alpha.sqrt(), (1 - alpha).sqrt())
 
     def predict(
         self,

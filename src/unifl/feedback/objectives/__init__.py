@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from unifl.diffusion.adapter import DiffusionAdapter
 from unifl.diffusion.randomness import Randomness
@@ -45,3 +45,8 @@ class Objective(ABC):
         """Put back what ``state`` gave."""
         if state:
             raise ValueError(f"{self.name} keeps no state, but the checkpoint has some")
+
+
+def parameter_count(model: nn.Module) -> int:
+    """All parameters of a model, whether they learn or not."""
+    return sum(parameter.numel() for parameter in model.parameters())

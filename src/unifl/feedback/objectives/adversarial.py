@@ -27,7 +27,7 @@ from unifl.rewards.model import RewardModel
 RealImages = Literal["autoencoder", "raw"]
 
 
-class _Seen(NamedTuple):
+class Seen(NamedTuple):
     """What the discriminator will be shown once the generator has moved."""
 
     real: Tensor
@@ -60,7 +60,7 @@ class AdversarialObjective(Objective):
         self.real_images = real_images
         self._parameters = dict(discriminator.trainable())
         self._optimizer = torch.optim.AdamW(self._parameters.values(), lr=learning_rate)
-        self._seen: list[_Seen] = []
+        self._seen: list[Seen] = []
         self._learn(False)
 
     def __call__(self, adapter: DiffusionAdapter, batch: Batch, generator: Randomness) -> tuple[Tensor, Logs]:
@@ -71,22 +71,33 @@ class AdversarialObjective(Objective):
         stops = trajectory.draw_stops(len(batch), generator)
         condition = adapter.encode_text(batch.captions)
         fake = adapter.decode(denoise_with_gradient(adapter, start, stops, condition, trajectory))
+        return self._judged(adapter, batch, latents, fake), {}
+
+    def _judged(self, adapter: DiffusionAdapter, batch: Batch, latents: Tensor, fake: Tensor) -> Tensor:
+        """L_G of ``fake``, which is kept, with the real images of ``latents``, for the discriminator's own update."""
         with torch.no_grad():
             real = adapter.decode(latents) if self.real_images == "autoencoder" else batch.real_images().to(fake)
         features = self.features(batch.captions).to(fake.device) if self.discriminator.config.text else None
-        self._seen.append(_Seen(real, fake.detach(), features))
-        return generator_loss(self.discriminator.score(fake, features)), {}
+        self._seen.append(Seen(real, fake.detach(), features))
+        return generator_loss(self.discriminator.score(fake, features))
+
+    def _own_loss(self, real_scores: Tensor, fake_scores: Tensor, _seen: Seen) -> Tensor:
+        """What the discriminator learns from: scores [N] of the images in ``_seen``."""
+        return discriminator_loss(real_scores, fake_scores)
 
     def after_update(self) -> Logs:
         """One update of the discriminator on what the generator's update has seen (accumulated batches together)."""
-        real = torch.cat([seen.real for seen in self._seen])
-        fake = torch.cat([seen.fake for seen in self._seen])
         features = [seen.features for seen in self._seen if seen.features is not None]
+        seen = Seen(
+            torch.cat([seen.real for seen in self._seen]),
+            torch.cat([seen.fake for seen in self._seen]),
+            torch.cat(features) if features else None,
+        )
         self._seen.clear()
         self._learn(True)
-        scores = self.discriminator.score(torch.cat([real, fake]), torch.cat(features * 2) if features else None)
-        real_scores, fake_scores = scores.chunk(2)
-        loss = discriminator_loss(real_scores, fake_scores)
+        text = None if seen.features is None else torch.cat([seen.features] * 2)
+        real_scores, fake_scores = self.discriminator.score(torch.cat([seen.real, seen.fake]), text).chunk(2)
+        loss = self._own_loss(real_scores, fake_scores, seen)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         current_ranks().average_gradients(self._parameters.values())
