@@ -26,7 +26,7 @@ from unifl.perception.efficientnet import EfficientNetLite, Variant
 from unifl.perception.minilm import SentenceEncoder
 from unifl.rewards.features import feature_width, image_features
 
-Axis = Literal["color", "layout", "lighting", "detail"]
+Axis = Literal["color", "layout", "lighting", "detail", "global"]  # global: one reward for all four, ImageReward's way
 Text = Tensor | Sequence[str]
 _SOFT_LIMIT = 6.0  # standard deviations at which an unusual feature stops counting for more
 
