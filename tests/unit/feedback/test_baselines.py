@@ -281,17 +281,26 @@ def test_memory_of_the_frozen_networks_is_counted(adapter: DiffusionAdapter) -> 
 def test_each_method_lowers_its_own_loss(
     adapter: DiffusionAdapter, sources: dict[str, BatchSource], tmp_path: Path, method: str
 ) -> None:
+    """The moving parts (target, discriminator) all but stand still, so that there is one loss to lower; students of a
+    teacher start away from it."""
     objective = objective_of(method, adapter, discriminator_rate=1e-9)
-    settings = SETTINGS.model_copy(update={"updates": 25, "ema_decay": 0.0})
+    if isinstance(objective, ConsistencyObjective):
+        objective.target_decay = 0.9999
+        assert objective.state()  # the target is as the base from here on
+        disturb(adapter)
+    if isinstance(objective, TeacherAdversarialObjective):
+        objective.distillation_weight = 1000.0
 
     def mean_loss() -> float:
-        return float(np.mean([loss_of(objective, adapter, sources[method].batch(n), n)[0] for n in range(4)]))
+        found = float(np.mean([loss_of(objective, adapter, sources[method].batch(n), n)[0] for n in range(4)]))
+        if isinstance(objective, TeacherAdversarialObjective):
+            objective._seen.clear()
+        return found
 
     before = mean_loss()
-    if isinstance(objective, TeacherAdversarialObjective):
-        objective._seen.clear()
+    settings = SETTINGS.model_copy(update={"updates": 12, "ema_decay": 0.0})
     FeedbackEngine(adapter, [Term(objective, sources[method])], settings, tmp_path).run()
-    assert mean_loss() < 0.9 * before
+    assert mean_loss() < 0.95 * before
 
 
 # ---------------------------------------------------------------------------------------------------- resume
