@@ -1,4 +1,4 @@
-"""The step that runs any baseline: through the hook on tiny but real models, and what it refuses before it loads one."""
+"""The step that runs any baseline: through the hook on tiny but real models, and what it refuses before loading one."""
 
 import json
 from pathlib import Path
