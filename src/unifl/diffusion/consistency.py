@@ -1,6 +1,7 @@
 """The consistency function of latent consistency models (arXiv 2310.04378 §4): any noisy latent to its clean one.
 
-Distillation trains it, and the sampler "lcm" walks with it; timesteps and scalings are those of diffusers' LCMScheduler.
+Distillation trains it, and the sampler "lcm" walks with it; timesteps and scalings are those of diffusers'
+LCMScheduler.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Prompts to images: the samplers behind evaluation, sample sheets and the over-optimisation guard.
 
-The paper (arXiv 2404.05595 §4.1) samples with 20 DDIM steps, and with 4 after adversarial feedback learning; consistency
-models, which it compares with, walk with fresh noise a step. Pictures equal those of
+The paper (arXiv 2404.05595 §4.1) samples with 20 DDIM steps, and with 4 after adversarial feedback learning. The
+consistency models that it compares with walk with fresh noise a step. Pictures equal those of
 ``diffusers.StableDiffusionPipeline`` with a ``DDIMScheduler`` or an ``LCMScheduler``, and every image has its own seed,
 so that a result depends neither on the batch size nor on its neighbours.
 """
@@ -49,7 +49,7 @@ def sample_latents(
     """Clean latents [N, C, h, w] from ``noise`` after ``steps`` steps, without a graph.
 
     ``sampler`` "lcm" adds fresh noise between its steps, from the ``generators``, one an image, which it needs; it has
-    timesteps of its own, so that ``spacing`` counts for "ddim" alone. Raises SettingsError without a generator an image.
+    timesteps of its own: ``spacing`` counts for "ddim" alone. Raises SettingsError without a generator an image.
     """
     latents = noise.to(adapter.device)
     condition = adapter.encode_text(prompts)

@@ -17,6 +17,7 @@ from unifl.core.step import Metrics, Paths, StepContext
 from unifl.data.contracts import ImageTable, read_prompts
 from unifl.data.vocabulary import AXES
 from unifl.diffusion.adapter import DiffusionAdapter
+from unifl.diffusion.sampling import Sampler
 from unifl.feedback.batches import ImageBatches, PromptBatches
 from unifl.feedback.engine import FeedbackEngine, Term
 from unifl.feedback.guard import SUMMARY_NAME, Guard
@@ -57,18 +58,24 @@ def open_rewards(inputs: Paths) -> dict[str, RewardModel]:
             expected=f"reward_{', reward_'.join(AXES)}; or reward_{GLOBAL} alone, in the place of all four",
             remedy="give the folders that `unifl reward_model` wrote" if missing else "leave out the one or the others",
         )
-    rewards = {}
-    for axis in axes:
-        folder = inputs[f"reward_{axis}"]
-        rewards[axis] = RewardModel.load(folder, device())
-        if rewards[axis].config.axis != axis:
-            raise ModelLoadError(
-                f"this reward model is of the axis {rewards[axis].config.axis}",
-                file=folder,
-                expected=f"a reward model of the axis {axis}",
-                remedy=f"give reward_{axis} the folder that `unifl reward_model` wrote for it",
-            )
-    return rewards
+    return {axis: open_reward(inputs, axis) for axis in axes}
+
+
+def open_reward(inputs: Paths, axis: str) -> RewardModel:
+    """The reward model from the input ``reward_<axis>``; "global" is one reward for all axes.
+
+    Raises ModelLoadError when it is of another axis.
+    """
+    folder = inputs[f"reward_{axis}"]
+    reward = RewardModel.load(folder, device())
+    if reward.config.axis != axis:
+        raise ModelLoadError(
+            f"this reward model is of the axis {reward.config.axis}",
+            file=folder,
+            expected=f"a reward model of the axis {axis}",
+            remedy=f"give reward_{axis} the folder that `unifl reward_model` wrote for it",
+        )
+    return reward
 
 
 def trajectory(settings: EngineSettings, last_stop: int) -> Trajectory:
@@ -153,10 +160,13 @@ def tune(
     return metrics
 
 
-def open_guard(settings: EngineSettings, inputs: Paths, images: ImageTable, context: StepContext) -> Guard | None:
+def open_guard(
+    settings: EngineSettings, inputs: Paths, images: ImageTable, context: StepContext, sampler: Sampler = "ddim"
+) -> Guard | None:
     """The over-optimization guard on the inputs ``judges`` and ``scorer``; None where ``guard_every`` is 0.
 
-    Raises SettingsError without these inputs, and what `panel_examiner` raises.
+    Its pictures are drawn with ``sampler``. Raises SettingsError without these inputs, and what `panel_examiner`
+    raises.
     """
     if not settings.guard_every:
         return None
@@ -169,7 +179,7 @@ def open_guard(settings: EngineSettings, inputs: Paths, images: ImageTable, cont
         )
     from unifl.feedback.guard_panel import panel_examiner
 
-    examine = panel_examiner(inputs["judges"], inputs["scorer"], images, settings)
+    examine = panel_examiner(inputs["judges"], inputs["scorer"], images, settings, sampler)
     return Guard(examine, settings.guard_every, context.checkpoints / "guard")
 
 

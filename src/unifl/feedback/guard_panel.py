@@ -13,7 +13,7 @@ import numpy as np
 from unifl.core.errors import DataContractError
 from unifl.data.contracts import ImageTable
 from unifl.diffusion.adapter import DiffusionAdapter
-from unifl.diffusion.sampling import sample
+from unifl.diffusion.sampling import Sampler, sample
 from unifl.evaluation import metrics
 from unifl.evaluation.panel import Panel
 from unifl.feedback.guard import Findings
@@ -23,7 +23,7 @@ SPLIT = "validation"
 
 
 def panel_examiner(
-    judges: Path, scorer: Path, images: ImageTable, settings: EngineSettings
+    judges: Path, scorer: Path, images: ImageTable, settings: EngineSettings, sampler: Sampler = "ddim"
 ) -> Callable[[DiffusionAdapter], Findings]:
     """Examine ``guard_images`` pictures, the same captions and starting noise each time.
 
@@ -52,6 +52,7 @@ def panel_examiner(
             steps=settings.guard_steps,
             guidance_scale=settings.guard_guidance_scale,
             spacing=settings.spacing,
+            sampler=sampler,
             seeds=range(len(prompts)),
         )
         found = panel.examine(pictures, description="guard: pictures")

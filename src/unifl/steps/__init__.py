@@ -20,6 +20,7 @@ STEPS: dict[str, str] = {
     "perceptual_feedback": "Tune with structure and style feedback (PeFL, stage 1a).",
     "decoupled_feedback": "Tune with the four rewards as hinges (stage 1).",
     "adversarial_feedback": "Tune for few steps with a reward model as discriminator (stage 2).",
+    "baseline_tuning": "Tune by a method to compare with: diffusion loss, ReFL, DPO, LCM or ADD; not in the DAG.",
     "evaluation": "Measure base, stage 1 and stage 2: KID, FID, image-text score, four judges; write the report.",
     "quality_gate": "Let a model pass, or fail, by thresholds on its evaluation.",
     "publish": "Make the released folder: loadable model, model card, record bundle, checksums.",

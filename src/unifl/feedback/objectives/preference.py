@@ -47,10 +47,11 @@ class PreferenceObjective(Objective):
         with torch.no_grad():
             predicted = self._reference.predict_noise(noisy, twice, condition)
         reference = squared_errors(predicted, torch.cat([noise, noise]))
-        loss, right = preference_loss(*errors.chunk(2), *reference.chunk(2), self.beta)
-        preferred, rejected = errors.detach().chunk(2)
+        preferred, rejected = errors.chunk(2)
+        reference_preferred, reference_rejected = reference.chunk(2)
+        loss, right = preference_loss(preferred, rejected, reference_preferred, reference_rejected, self.beta)
         return loss, {
             "preference_accuracy": float(right),
-            "error_preferred": float(preferred.mean()),
-            "error_rejected": float(rejected.mean()),
+            "error_preferred": float(preferred.detach().mean()),
+            "error_rejected": float(rejected.detach().mean()),
         }
