@@ -229,7 +229,7 @@ def test_a_concept_the_segmenter_lacks_is_refused_before_training(world: dict[st
         ("decoupled_feedback", {"aesthetic_last_stop": 20}, "aesthetic_last_stop"),
         ("adversarial_feedback", {"adversarial_weight": 0}, "adversarial_weight"),
         ("adversarial_feedback", {"real_images": "drawn"}, "real_images"),
-        ("adversarial_feedback", {"adversarial_last_stop": 6}, "adversarial_last_stop 6 is not below steps"),
+        ("adversarial_feedback", {"adversarial_last_stop": 20}, "adversarial_last_stop 20 is not below steps"),
     ],
 )
 def test_settings_that_teach_nothing_are_refused(
