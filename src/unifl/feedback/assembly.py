@@ -27,6 +27,7 @@ from unifl.feedback.parameters import check_tuned_on, save_tuned_model, save_unt
 from unifl.feedback.ranks import current_ranks
 from unifl.feedback.settings import AestheticSettings, EngineSettings, PerceptualSettings
 from unifl.feedback.trajectory import Trajectory
+from unifl.feedback.views import MultiView
 from unifl.rewards.model import RewardModel, sentence_encoder
 
 
@@ -74,6 +75,11 @@ def trajectory(settings: EngineSettings, last_stop: int) -> Trajectory:
     )
 
 
+def multi_view(settings: EngineSettings) -> MultiView:
+    """How an objective of these settings draws its views."""
+    return MultiView(settings.views, settings.view_crop_min, settings.view_crop_max, settings.view_flips)
+
+
 def aesthetic_term(
     settings: AestheticSettings, rewards: Mapping[str, RewardModel], prompts_file: Path, features: SentenceFeatures
 ) -> Term:
@@ -85,6 +91,7 @@ def aesthetic_term(
         settings.alpha_offsets(),
         trajectory(settings, settings.aesthetic_last_stop),
         features,
+        multi_view(settings),
     )
     return Term(objective, PromptBatches(prompts, settings.batch_size, settings.seed), settings.lambda_aesthetic)
 
@@ -101,7 +108,9 @@ def perceptual_term(settings: PerceptualSettings, images: ImageTable, segmenter:
         edges=settings.lambda_edges,
         style_layer_weights=settings.style_layer_weights,
     )
-    objective = PerceptualObjective(feedbacks, trajectory(settings, settings.grad_t_max), settings.noise_to)
+    objective = PerceptualObjective(
+        feedbacks, trajectory(settings, settings.grad_t_max), settings.noise_to, multi_view(settings)
+    )
     batches = ImageBatches(images, settings.batch_size, settings.seed, with_masks=settings.lambda_structure > 0)
     return Term(objective, batches, weight)
 

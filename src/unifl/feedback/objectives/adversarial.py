@@ -7,7 +7,7 @@ noise become sharp and few steps suffice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -22,17 +22,19 @@ from unifl.feedback.objectives import Logs, Objective
 from unifl.feedback.objectives.decoupled import SentenceFeatures
 from unifl.feedback.ranks import current_ranks
 from unifl.feedback.trajectory import Trajectory, denoise_with_gradient, start_from_latents
+from unifl.feedback.views import DrawnViews, MultiView
 from unifl.rewards.model import RewardModel
 
 RealImages = Literal["autoencoder", "raw"]
 
 
 class _Seen(NamedTuple):
-    """What the discriminator will be shown once the generator has moved."""
+    """What the discriminator is shown once the generator has moved: real and predicted images in the same views."""
 
     real: Tensor
     fake: Tensor
     features: Tensor | None
+    views: DrawnViews
 
 
 class AdversarialObjective(Objective):
@@ -53,11 +55,13 @@ class AdversarialObjective(Objective):
         *,
         learning_rate: float,
         real_images: RealImages = "autoencoder",
+        views: MultiView | None = None,
     ) -> None:
         self.discriminator = discriminator
         self.trajectory = trajectory
         self.features = features
         self.real_images = real_images
+        self.views = views or MultiView()
         self._parameters = dict(discriminator.trainable())
         self._optimizer = torch.optim.AdamW(self._parameters.values(), lr=learning_rate)
         self._seen: list[_Seen] = []
@@ -73,19 +77,22 @@ class AdversarialObjective(Objective):
         fake = adapter.decode(denoise_with_gradient(adapter, start, stops, condition, trajectory))
         with torch.no_grad():
             real = adapter.decode(latents) if self.real_images == "autoencoder" else batch.real_images().to(fake)
-        features = self.features(batch.captions).to(fake.device) if self.discriminator.config.text else None
-        self._seen.append(_Seen(real, fake.detach(), features))
-        return generator_loss(self.discriminator.score(fake, features)), {}
+        views = self.views.draw(len(batch), generator)
+        features = None
+        if self.discriminator.config.text:
+            features = views.repeated(self.features(batch.captions).to(fake.device))
+        viewed = views.of(fake)
+        self._seen.append(_Seen(views.of(real), viewed.detach(), features, views))
+        return generator_loss(views.mean(self.discriminator.score(viewed, features))), {}
 
     def after_update(self) -> Logs:
         """One update of the discriminator on what the generator's update has seen (accumulated batches together)."""
-        real = torch.cat([seen.real for seen in self._seen])
-        fake = torch.cat([seen.fake for seen in self._seen])
-        features = [seen.features for seen in self._seen if seen.features is not None]
-        self._seen.clear()
+        shown, self._seen = self._seen, []
+        features = [seen.features for seen in shown if seen.features is not None]
+        images = torch.cat([seen.real for seen in shown] + [seen.fake for seen in shown])
         self._learn(True)
-        scores = self.discriminator.score(torch.cat([real, fake]), torch.cat(features * 2) if features else None)
-        real_scores, fake_scores = scores.chunk(2)
+        scores = self.discriminator.score(images, torch.cat(features * 2) if features else None)
+        real_scores, fake_scores = (_over_views(half, shown) for half in scores.chunk(2))
         loss = discriminator_loss(real_scores, fake_scores)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -117,3 +124,9 @@ class AdversarialObjective(Objective):
         """Its weights carry gradients only in its own update: the generator's would fill them for nothing."""
         for parameter in self._parameters.values():
             parameter.requires_grad_(learns)
+
+
+def _over_views(scores: Tensor, shown: Sequence[_Seen]) -> Tensor:
+    """Each image's mean score over its views, from the scores of everything ``shown``."""
+    parts = scores.split([len(seen.real) for seen in shown])
+    return torch.cat([seen.views.mean(part) for seen, part in zip(shown, parts, strict=True)])

@@ -17,6 +17,7 @@ from unifl.feedback.batches import Batch
 from unifl.feedback.losses import decoupled_hinge
 from unifl.feedback.objectives import Logs, Objective
 from unifl.feedback.trajectory import Trajectory, denoise_with_gradient, start_from_noise
+from unifl.feedback.views import JUDGED_IN_VIEWS, DrawnViews, MultiView
 from unifl.perception.minilm import SentenceEncoder
 from unifl.rewards.model import RewardModel, score_all
 
@@ -52,6 +53,7 @@ class DecoupledObjective(Objective):
         alpha_offsets: Mapping[str, float],
         trajectory: Trajectory,
         features: SentenceFeatures,
+        views: MultiView | None = None,
     ) -> None:
         axes = [axis for axis, weight in weights.items() if weight > 0]
         if not axes:
@@ -64,13 +66,14 @@ class DecoupledObjective(Objective):
         self.weights = {axis: weights[axis] for axis in axes}
         self.trajectory = trajectory
         self.features = features
+        self.views = views or MultiView()
 
     def __call__(self, adapter: DiffusionAdapter, batch: Batch, generator: Randomness) -> tuple[Tensor, Logs]:
         start = start_from_noise(adapter, len(batch), self.trajectory.steps, generator)
         stops = self.trajectory.draw_stops(len(batch), generator)
         condition = adapter.encode_text(batch.captions)
         images = adapter.decode(denoise_with_gradient(adapter, start, stops, condition, self.trajectory))
-        scores = self.scores(images, batch.captions)
+        scores = self.scores(images, batch.captions, self.views.draw(len(batch), generator))
         loss, terms = decoupled_hinge(scores, self.alphas, self.weights)
         logs: Logs = {}
         for axis in scores:
@@ -78,9 +81,18 @@ class DecoupledObjective(Objective):
             logs[f"reward_{axis}"] = float(scores[axis].detach().mean())
         return loss, logs
 
-    def scores(self, images: Tensor, captions: Sequence[str]) -> dict[str, Tensor]:
-        """Score [N] of every axis; the trunk runs once for all of them."""
+    def scores(self, images: Tensor, captions: Sequence[str], views: DrawnViews | None = None) -> dict[str, Tensor]:
+        """Score [N] of every axis; the trunk runs once for all of them.
+
+        Axes of ``JUDGED_IN_VIEWS`` give their mean over ``views``, the others look at the whole image.
+        """
+        views = views if views and JUDGED_IN_VIEWS & self.rewards.keys() else DrawnViews([])
         reads_text = any(reward.config.text for reward in self.rewards.values())
-        features = self.features(captions).to(images.device) if reads_text else None
-        scored = score_all(list(self.rewards.values()), images, features)
-        return dict(zip(self.rewards, scored, strict=True))
+        features = views.repeated(self.features(captions).to(images.device)) if reads_text else None
+        scored = dict(
+            zip(self.rewards, score_all(list(self.rewards.values()), views.of(images), features), strict=True)
+        )
+        return {
+            axis: views.mean(score) if axis in JUDGED_IN_VIEWS else score[: len(images)]
+            for axis, score in scored.items()
+        }

@@ -22,6 +22,7 @@ from unifl.feedback.batches import Batch
 from unifl.feedback.losses import content_loss, edge_loss, gram_style_loss
 from unifl.feedback.objectives import Logs, Objective
 from unifl.feedback.trajectory import Trajectory, denoise_with_gradient, start_from_image
+from unifl.feedback.views import MultiView
 from unifl.perception.hed import HED
 from unifl.perception.segmenter import Segmenter, structure_loss
 from unifl.perception.segmenter import load as load_segmenter
@@ -129,7 +130,13 @@ class PerceptualObjective(Objective):
 
     name = "pefl"
 
-    def __init__(self, feedbacks: Sequence[WeightedFeedback], trajectory: Trajectory, noise_to: int) -> None:
+    def __init__(
+        self,
+        feedbacks: Sequence[WeightedFeedback],
+        trajectory: Trajectory,
+        noise_to: int,
+        views: MultiView | None = None,
+    ) -> None:
         self.feedbacks = [one for one in feedbacks if one.weight > 0]
         if not self.feedbacks:
             raise SettingsError(
@@ -143,6 +150,7 @@ class PerceptualObjective(Objective):
             )
         self.trajectory = trajectory
         self.noise_to = noise_to
+        self.views = views or MultiView()
 
     def __call__(self, adapter: DiffusionAdapter, batch: Batch, generator: Randomness) -> tuple[Tensor, Logs]:
         table = adapter.step_table(self.trajectory.steps, self.trajectory.spacing)
@@ -150,7 +158,8 @@ class PerceptualObjective(Objective):
         stops = self.trajectory.draw_stops(len(batch), generator)
         condition = adapter.encode_text(batch.captions)
         images = adapter.decode(denoise_with_gradient(adapter, start, stops, condition, self.trajectory))
-        comparison = Comparison(images, batch)
+        views = self.views.draw(len(batch), generator)
+        comparison = Comparison(views.of(images), views.of_batch(batch))
         total = images.new_zeros(())
         logs: Logs = {}
         for one in self.feedbacks:
