@@ -103,6 +103,7 @@ def perceptual_term(settings: PerceptualSettings, images: ImageTable, segmenter:
         segmenter,
         device(),
         structure=settings.lambda_structure,
+        semantic=settings.lambda_semantic,
         style=settings.lambda_style,
         content=settings.lambda_content,
         edges=settings.lambda_edges,
@@ -111,7 +112,7 @@ def perceptual_term(settings: PerceptualSettings, images: ImageTable, segmenter:
     objective = PerceptualObjective(
         feedbacks, trajectory(settings, settings.grad_t_max), settings.noise_to, multi_view(settings)
     )
-    batches = ImageBatches(images, settings.batch_size, settings.seed, with_masks=settings.lambda_structure > 0)
+    batches = ImageBatches(images, settings.batch_size, settings.seed, with_masks=settings.needs_masks())
     return Term(objective, batches, weight)
 
 

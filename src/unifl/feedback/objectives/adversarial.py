@@ -17,6 +17,7 @@ from unifl.core.checkpoint import optimizer_tensors, restore_optimizer
 from unifl.diffusion.adapter import DiffusionAdapter
 from unifl.diffusion.randomness import Randomness
 from unifl.feedback.batches import Batch
+from unifl.feedback.collapse import picture_statistics
 from unifl.feedback.losses import discriminator_loss, generator_loss
 from unifl.feedback.objectives import Logs, Objective
 from unifl.feedback.objectives.decoupled import SentenceFeatures
@@ -83,7 +84,8 @@ class AdversarialObjective(Objective):
             features = views.repeated(self.features(batch.captions).to(fake.device))
         viewed = views.of(fake)
         self._seen.append(_Seen(views.of(real), viewed.detach(), features, views))
-        return generator_loss(views.mean(self.discriminator.score(viewed, features))), {}
+        loss = generator_loss(views.mean(self.discriminator.score(viewed, features)))
+        return loss, picture_statistics(self.name, fake)
 
     def after_update(self) -> Logs:
         """One update of the discriminator on what the generator's update has seen (accumulated batches together)."""

@@ -14,6 +14,7 @@ from unifl.core.errors import SettingsError
 from unifl.diffusion.adapter import DiffusionAdapter
 from unifl.diffusion.randomness import Randomness
 from unifl.feedback.batches import Batch
+from unifl.feedback.collapse import picture_statistics
 from unifl.feedback.losses import decoupled_hinge
 from unifl.feedback.objectives import Logs, Objective
 from unifl.feedback.trajectory import Trajectory, denoise_with_gradient, start_from_noise
@@ -79,7 +80,7 @@ class DecoupledObjective(Objective):
         for axis in scores:
             logs[f"hinge_{axis}"] = float(terms[axis].detach())
             logs[f"reward_{axis}"] = float(scores[axis].detach().mean())
-        return loss, logs
+        return loss, logs | picture_statistics(self.name, images)
 
     def scores(self, images: Tensor, captions: Sequence[str], views: DrawnViews | None = None) -> dict[str, Tensor]:
         """Score [N] of every axis; the trunk runs once for all of them.
