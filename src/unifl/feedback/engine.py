@@ -59,8 +59,8 @@ class FeedbackEngine:
 
     Under torchrun every process makes an engine: each computes its part of the batches, and the first one writes.
 
-    Raises SettingsError when no term has weight, when the folder holds a checkpoint of other settings, or when the
-    batch can't be divided among the processes.
+    Raises SettingsError when no term has weight or one a negative weight, when the folder holds a checkpoint of other
+    settings, or when the batch can't be divided among the processes.
     """
 
     def __init__(
@@ -72,9 +72,8 @@ class FeedbackEngine:
         description: str = "feedback learning",
         guard: Guard | None = None,
     ) -> None:
+        _require_weights(terms)
         self.terms = [term for term in terms if term.weight > 0]
-        if not self.terms:
-            raise SettingsError("there is nothing to learn: the weights of all objectives are 0")
         names = [term.objective.name for term in self.terms]
         if len(set(names)) != len(names):
             raise SettingsError(f"two objectives have one name: {', '.join(names)}")
@@ -280,6 +279,23 @@ class FeedbackEngine:
         if self.ranks.is_first:
             self.log_file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         return [json.loads(line) for line in lines]
+
+
+def _require_weights(terms: Sequence[Term]) -> None:
+    """Raises SettingsError unless every weight is a number from 0 on and their sum is above 0."""
+    for term in terms:
+        if not (math.isfinite(term.weight) and term.weight >= 0):
+            raise SettingsError(
+                f"the weight of {term.objective.name} is {term.weight}",
+                expected="a number from 0 on",
+                remedy="set it to 0 to leave the objective out",
+            )
+    if not any(term.weight for term in terms):
+        names = ", ".join(term.objective.name for term in terms) or "none given"
+        raise SettingsError(
+            f"there is nothing to learn: the weights of all objectives are 0 ({names})",
+            remedy="set the weight of at least one objective above 0",
+        )
 
 
 def _seed(seed: int, *position: int) -> int:

@@ -154,6 +154,25 @@ def test_a_concept_the_segmenter_lacks_is_refused_before_training(world: dict[st
 
 
 @pytest.mark.parametrize(
+    ("step", "model", "message"),
+    [
+        ("perceptual_feedback", "segmenter", r"segmenter cannot be loaded.*unifl segmentation_model"),
+        ("decoupled_feedback", "reward_color", r"no reward model.*run the step reward_model"),
+        ("adversarial_feedback", "reward_detail", r"no reward model.*run the step reward_model"),
+    ],
+)
+def test_an_objective_without_its_model_is_refused_before_the_first_update(
+    world: dict[str, Path], tuned: dict[str, Path], tmp_path: Path, step: str, model: str, message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    first = step == "perceptual_feedback"
+    settings, before = (QUICK | EARLY, None) if first else (QUICK, tuned["perceptual"])
+    with pytest.raises(ModelLoadError, match=message):
+        run(step, world | {model: tmp_path / "empty"}, tmp_path / "x", settings, before)
+    assert not list((tmp_path / "checkpoints").rglob("training.jsonl"))
+
+
+@pytest.mark.parametrize(
     ("step", "settings", "message"),
     [
         ("perceptual_feedback", {"noise_to": 20}, "noise_to"),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from unifl.core.checkpoint import optimizer_tensors, restore_optimizer
+from unifl.core.errors import SettingsError
 from unifl.diffusion.adapter import DiffusionAdapter
 from unifl.diffusion.randomness import Randomness
 from unifl.feedback.batches import Batch
@@ -64,6 +65,12 @@ class AdversarialObjective(Objective):
         self.real_images = real_images
         self.views = views or MultiView()
         self._parameters = dict(discriminator.trainable())
+        if not self._parameters:
+            raise SettingsError(
+                "adversarial feedback has no discriminator: nothing of the reward model learns",
+                expected="a reward model with trainable parameters",
+                remedy="give RewardModel.discriminator() of the detail reward",
+            )
         self._optimizer = torch.optim.AdamW(self._parameters.values(), lr=learning_rate)
         self._seen: list[_Seen] = []
         self._learn(False)

@@ -42,7 +42,7 @@ class DecoupledObjective(Objective):
     """The aesthetic term. ``weights`` maps axes of ``rewards`` to their weight, ``alpha_offsets`` to what is added to
     the alpha that a reward model brings.
 
-    Raises SettingsError without any axis of weight above 0.
+    Raises SettingsError without any axis of weight above 0, or for one without a reward model.
     """
 
     name = "aesthetic"
@@ -61,6 +61,13 @@ class DecoupledObjective(Objective):
             raise SettingsError(
                 "decoupled feedback has no axis to learn from: every weight is 0",
                 remedy="set lambda_color, lambda_layout, lambda_lighting or lambda_detail above 0",
+            )
+        missing = [axis for axis in axes if axis not in rewards]
+        if missing:
+            raise SettingsError(
+                f"decoupled feedback has no reward model for {', '.join(missing)}",
+                expected=f"a reward model for each axis with weight: {', '.join(axes)}",
+                remedy=f"give it, or set {', '.join(f'lambda_{axis}' for axis in missing)} to 0",
             )
         self.rewards = {axis: rewards[axis] for axis in axes}
         self.alphas = {axis: rewards[axis].config.alpha + alpha_offsets[axis] for axis in axes}
