@@ -70,7 +70,9 @@ def assert_same_training(found: Path, expected: Path, start: Path) -> None:
     for ours, theirs in zip(log_of(found), log_of(expected), strict=True):
         tight = ("loss", "diffusion", "grad_norm", "lr")
         assert [ours[key] for key in tight] == pytest.approx([theirs[key] for key in tight], rel=1e-4)
-        assert ours == pytest.approx(theirs, rel=0.05, abs=0.02)
+        # Each process takes the deviation over its own half of the batch.
+        same = [key for key in theirs if not key.startswith("variety_")]
+        assert [ours[key] for key in same] == pytest.approx([theirs[key] for key in same], rel=0.05, abs=0.02)
     moved = (weights(expected) - weights(start)).norm()
     assert (weights(found) - weights(expected)).norm() < 0.01 * moved
 

@@ -7,7 +7,7 @@ process's exit code.
     ├── SettingsError      2    a preset, an override or an argument is wrong (all mistakes are reported together)
     ├── DataContractError  3    a file does not hold what its contract says
     ├── ModelLoadError     4    a model folder or a packaged weight is missing, unreadable or not the expected one
-    ├── DivergenceError    5    a loss or a metric is not a finite number
+    ├── DivergenceError    5    a loss or a metric is not a finite number, or a training collapses
     ├── GateFailed         6    the quality gate says no
     ├── LineageError       7    a digest or a link between records does not hold
     ├── StorageError       8    the disk is full, or the storage refuses: bucket, rights, credentials, another writer
@@ -101,7 +101,7 @@ class ModelLoadError(UniflError):
 
 
 class DivergenceError(UniflError):
-    """A loss or a metric is not a finite number."""
+    """A loss or a metric is not a finite number, or a training collapses."""
 
     exit_code = 5
 

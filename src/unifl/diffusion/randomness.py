@@ -38,3 +38,11 @@ def integers(low: int, high: int, count: int, source: Randomness) -> Tensor:
         whole = torch.randint(low, high, (source.total,), generator=source.generator)
         return whole[source.first : source.first + count]
     return torch.randint(low, high, (count,), generator=source)
+
+
+def uniform(shape: tuple[int, ...], source: Randomness) -> Tensor:
+    """Numbers of `shape` [N, ...], uniform in [0, 1), on the CPU, of this process's N samples."""
+    if isinstance(source, PartOfBatch):
+        whole = torch.rand((source.total, *shape[1:]), generator=source.generator)
+        return whole[source.first : source.first + shape[0]]
+    return torch.rand(shape, generator=source)

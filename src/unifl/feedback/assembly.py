@@ -28,6 +28,7 @@ from unifl.feedback.parameters import check_tuned_on, save_tuned_model, save_unt
 from unifl.feedback.ranks import current_ranks
 from unifl.feedback.settings import AestheticSettings, EngineSettings, PerceptualSettings
 from unifl.feedback.trajectory import Trajectory
+from unifl.feedback.views import MultiView
 from unifl.rewards.model import RewardModel, sentence_encoder
 from unifl.rewards.pairs import GLOBAL
 
@@ -91,6 +92,11 @@ def trajectory(settings: EngineSettings, last_stop: int) -> Trajectory:
     )
 
 
+def multi_view(settings: EngineSettings) -> MultiView:
+    """How an objective of these settings draws its views."""
+    return MultiView(settings.views, settings.view_crop_min, settings.view_crop_max, settings.view_flips)
+
+
 def aesthetic_term(
     settings: AestheticSettings, rewards: Mapping[str, RewardModel], prompts_file: Path, features: SentenceFeatures
 ) -> Term:
@@ -102,6 +108,7 @@ def aesthetic_term(
         settings.alpha_offsets(rewards),
         trajectory(settings, settings.aesthetic_last_stop),
         features,
+        multi_view(settings),
     )
     return Term(objective, PromptBatches(prompts, settings.batch_size, settings.seed), settings.lambda_aesthetic)
 
@@ -113,13 +120,16 @@ def perceptual_term(settings: PerceptualSettings, images: ImageTable, segmenter:
         segmenter,
         device(),
         structure=settings.lambda_structure,
+        semantic=settings.lambda_semantic,
         style=settings.lambda_style,
         content=settings.lambda_content,
         edges=settings.lambda_edges,
         style_layer_weights=settings.style_layer_weights,
     )
-    objective = PerceptualObjective(feedbacks, trajectory(settings, settings.grad_t_max), settings.noise_to)
-    batches = ImageBatches(images, settings.batch_size, settings.seed, with_masks=settings.lambda_structure > 0)
+    objective = PerceptualObjective(
+        feedbacks, trajectory(settings, settings.grad_t_max), settings.noise_to, multi_view(settings)
+    )
+    batches = ImageBatches(images, settings.batch_size, settings.seed, with_masks=settings.needs_masks())
     return Term(objective, batches, weight)
 
 

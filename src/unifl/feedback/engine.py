@@ -2,7 +2,7 @@
 
 arXiv 2404.05595 §3 gives the sums (L1 = L_pefl + L_aes, L2 = L_G + L_D + L_aes); the engine adds what any of
 them needs: warm-up, accumulation, clipping, averaging, exact resume, a log line an update, refusal of
-numbers that are not finite, and several processes that share each batch.
+numbers that are not finite and of pictures that collapse, and several processes that share each batch.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from unifl.core.progress import progress
 from unifl.diffusion.adapter import DiffusionAdapter
 from unifl.diffusion.randomness import PartOfBatch, Randomness
 from unifl.feedback.batches import BatchSource
+from unifl.feedback.collapse import collapse
 from unifl.feedback.guard import Guard
 from unifl.feedback.objectives import Logs, Objective
 from unifl.feedback.parameters import LOG_NAME, TrainableParameters
@@ -58,8 +59,8 @@ class FeedbackEngine:
 
     Under torchrun every process makes an engine: each computes its part of the batches, and the first one writes.
 
-    Raises SettingsError when no term has weight, when the folder holds a checkpoint of other settings, or when the
-    batch can't be divided among the processes.
+    Raises SettingsError when no term has weight or one a negative weight, when the folder holds a checkpoint of other
+    settings, or when the batch can't be divided among the processes.
     """
 
     def __init__(
@@ -71,9 +72,8 @@ class FeedbackEngine:
         description: str = "feedback learning",
         guard: Guard | None = None,
     ) -> None:
+        _require_weights(terms)
         self.terms = [term for term in terms if term.weight > 0]
-        if not self.terms:
-            raise SettingsError("there is nothing to learn: the weights of all objectives are 0")
         names = [term.objective.name for term in self.terms]
         if len(set(names)) != len(names):
             raise SettingsError(f"two objectives have one name: {', '.join(names)}")
@@ -99,7 +99,8 @@ class FeedbackEngine:
         """Train to the last update, from the last checkpoint if there is one; gives the whole log.
 
         An interruption (or an error that is not this project's own) leaves a checkpoint of the last finished update.
-        Raises DivergenceError, naming update, term and remedy, when a loss or gradient is not finite.
+        Raises DivergenceError, naming update, term and remedy, when a loss or gradient is not finite or the training
+        collapses (unless a guard, asked at once, finds the pictures worse and goes back to its best ones).
         """
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self._done = self._saved = self._resume()
@@ -113,13 +114,16 @@ class FeedbackEngine:
             shown = progress(updates, self.description, "updates", start=self._done) if self.ranks.is_first else updates
             for update in shown:
                 log.append(self._update(update))
+                collapsed = collapse(log, self.settings.collapse_share, self.settings.collapse_gradient)
                 # Before the guard's look, which may take long and may change the weights.
-                if self._is_due(update, time.monotonic() - saved_at):
+                if not collapsed and self._is_due(update, time.monotonic() - saved_at):
                     self._save()
                     saved_at = time.monotonic()
-                if self._stopped_by_guard(update):
+                if self._stopped_by_guard(update, at_once=bool(collapsed)):
                     self._save()
                     break
+                if collapsed:
+                    raise self._divergence(update, collapsed)
         except UniflError:
             raise
         except BaseException:
@@ -129,10 +133,13 @@ class FeedbackEngine:
         self.adapter.unet.eval()
         return log
 
-    def _stopped_by_guard(self, update: int) -> bool:
+    def _stopped_by_guard(self, update: int, *, at_once: bool = False) -> bool:
         """Have the model inspected if it is due; True when the training ends here, with the best weights put back."""
         guard, last = self.guard, self.settings.updates
-        if guard is None or not guard.due(update, last):
+        if guard is None:
+            return False
+        ended_here = guard.stopped is not None and guard.stopped.update == update
+        if not (at_once or ended_here or guard.due(update, last)):
             return False
         if self.ranks.is_first:
             guard.inspect(update, self.adapter, self.parameters)
@@ -272,6 +279,23 @@ class FeedbackEngine:
         if self.ranks.is_first:
             self.log_file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         return [json.loads(line) for line in lines]
+
+
+def _require_weights(terms: Sequence[Term]) -> None:
+    """Raises SettingsError unless every weight is a number from 0 on and their sum is above 0."""
+    for term in terms:
+        if not (math.isfinite(term.weight) and term.weight >= 0):
+            raise SettingsError(
+                f"the weight of {term.objective.name} is {term.weight}",
+                expected="a number from 0 on",
+                remedy="set it to 0 to leave the objective out",
+            )
+    if not any(term.weight for term in terms):
+        names = ", ".join(term.objective.name for term in terms) or "none given"
+        raise SettingsError(
+            f"there is nothing to learn: the weights of all objectives are 0 ({names})",
+            remedy="set the weight of at least one objective above 0",
+        )
 
 
 def _seed(seed: int, *position: int) -> int:

@@ -58,6 +58,23 @@ class EngineSettings(StepSettings):
         description="0 takes the diffusion loss as Stable Diffusion does; above, gamma of min-SNR weighting (arXiv "
         "2303.09556, 5 there) in v-prediction's form, with which the embedded base was trained.",
     )
+    views: int = Field(
+        0,
+        ge=0,
+        description="Multi-view feedback: each decoded image is judged whole and in so many crops and flips of it "
+        "besides. 0 is the paper's. Of the frozen rewards color and lighting look at views (layout and detail would "
+        "score the crop and the resampling); perceptual references are cut alike.",
+    )
+    view_crop_min: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="Smallest share of the sides that a view shows. Measured on validation images: at 0.8 scores agree "
+        "with those of the whole image (correlation 0.83-0.85; 0.71-0.79 at 0.7), and the segmenter's loss is 0.43 "
+        "(0.31 whole, 0.72 at 0.7).",
+    )
+    view_crop_max: float = Field(1.0, gt=0, le=1, description="Largest share; 1 shows all, at most mirrored.")
+    view_flips: bool = Field(True, description="Whether half of the views are mirrored left to right.")
     mixed_precision: bool = Field(
         True, description="The UNet computes in bfloat16 where the processor does so natively; its weights are float32."
     )
@@ -73,6 +90,19 @@ class EngineSettings(StepSettings):
     )
     guard_steps: int = Field(20, ge=1, description="DDIM steps of those pictures.")
     guard_guidance_scale: float = Field(1.5, ge=1, description="Their guidance; the evaluation's own default.")
+    collapse_share: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Training is refused to go on once the deviation of the generated pictures (median of 5 updates), "
+        "over a batch or within a picture, is below this share of where it started. 0 never looks.",
+    )
+    collapse_gradient: float = Field(
+        20.0,
+        ge=0,
+        description="The same once the gradient's norm (median of 5 updates) is above so many times its running median "
+        "over 50; the most in 20 sound runs of the three steps was 2.5 times. 0 never looks.",
+    )
     checkpoint_every: int = Field(25, ge=1, description="Updates between two checkpoints (a kill costs at most these).")
     checkpoint_seconds: float = Field(
         30.0,
@@ -83,11 +113,23 @@ class EngineSettings(StepSettings):
     )
     seed: int = Field(0, ge=0, description="Everything random follows from it.")
 
+    @model_validator(mode="after")
+    def _views_fit(self) -> Self:
+        if self.view_crop_min > self.view_crop_max:
+            raise ValueError(f"view_crop_min {self.view_crop_min} is above view_crop_max {self.view_crop_max}")
+        return self
+
 
 class PerceptualSettings(EngineSettings):
     """The perceptual terms L_pefl (§3.1): their weights and the part of the trajectory they act on."""
 
     lambda_structure: float = Field(1.0, ge=0, description="Weight of the instance loss; the paper gives none.")
+    lambda_semantic: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of layout feedback by semantic segmentation: per-pixel cross-entropy of concepts, the "
+        "paper's third visual property. lambda_layout is another thing, the weight of the layout reward.",
+    )
     lambda_style: float = Field(1.0, ge=0, description="Weight of the Gram distance; the paper gives none.")
     lambda_content: float = Field(
         0.0,
@@ -104,6 +146,10 @@ class PerceptualSettings(EngineSettings):
     noise_to: int = Field(10, ge=0, description="T_a: step index the real latent is noised to (paper, of 20).")
     grad_t_max: int = Field(5, ge=0, description="The optimised step is drawn from [0, grad_t_max] (paper).")
 
+    def needs_masks(self) -> bool:
+        """Whether a term compares with the objects of the real images."""
+        return self.lambda_structure > 0 or self.lambda_semantic > 0
+
     def perceptual_terms(self) -> bool:
         """Whether they have any weight in this step; their settings are checked only then."""
         return True
@@ -116,10 +162,9 @@ class PerceptualSettings(EngineSettings):
             raise ValueError(
                 f"grad_t_max {self.grad_t_max} <= noise_to {self.noise_to} < steps {self.steps} does not hold"
             )
-        if not self.lambda_structure + self.lambda_style + self.lambda_content + self.lambda_edges > 0:
-            raise ValueError(
-                "lambda_structure, lambda_style, lambda_content and lambda_edges are all 0: there is nothing to learn"
-            )
+        names = [f"lambda_{name}" for name in ("structure", "semantic", "style", "content", "edges")]
+        if not any(getattr(self, name) for name in names):
+            raise ValueError(f"{', '.join(names[:-1])} and {names[-1]} are all 0: there is nothing to learn")
         return self
 
 

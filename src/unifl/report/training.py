@@ -127,6 +127,8 @@ def _heading(key: str) -> str:
         return "Gradient norm"
     if "hinge" in key:
         return "Hinge terms"
+    if key.startswith(("variety_", "contrast_")):
+        return "Pictures' deviation"
     if any(axis in key for axis in AXES):
         return "Rewards"
     if key in ("score_real", "score_fake"):

@@ -92,6 +92,7 @@ def run(inputs: Paths, outputs: Paths, settings: AdversarialFeedbackSettings, co
         features,
         learning_rate=settings.discriminator_learning_rate,
         real_images=settings.real_images,
+        views=assembly.multi_view(settings),
     )
     terms = [
         Term(objective, ImageBatches(images, settings.batch_size, settings.seed), settings.adversarial_weight),

@@ -203,6 +203,7 @@ def _terms(
         r1_weight=settings.teacher_adversarial_r1,
         space=settings.teacher_adversarial_space,
         real_images=settings.teacher_adversarial_real_images,
+        views=assembly.multi_view(settings),
     )
     return [Term(adversarial, batches)]
 
@@ -222,6 +223,7 @@ def _global_reward_term(inputs: Paths, settings: BaselineTuningSettings) -> Term
         {"global": settings.refl_alpha - reward.config.alpha},
         assembly.trajectory(settings, settings.refl_last_stop),
         assembly.sentence_features(),
+        views=assembly.multi_view(settings),
     )
     prompts = [str(text) for text in read_prompts(inputs["selected_prompts"])["text"]]
     return Term(objective, PromptBatches(prompts, settings.batch_size, settings.seed), settings.refl_weight)

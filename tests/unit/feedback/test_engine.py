@@ -124,16 +124,30 @@ def test_a_loss_that_is_not_a_number_names_update_and_remedy(base_folder: Path, 
 
 def test_a_checkpoint_of_other_settings_is_refused(base_folder: Path, tmp_path: Path) -> None:
     engine_for(base_folder, tmp_path).run()
-    other = SETTINGS.model_copy(update={"learning_rate": 2e-3})
-    with pytest.raises(SettingsError, match="other learning_rate"):
-        engine_for(base_folder, tmp_path, other).run()
+    before = (tmp_path / "training.jsonl").read_text()
+    for change in ({"learning_rate": 2e-3}, {"views": 2}, {"lora_rank": 2}, {"updates": 9}, {"collapse_share": 0.0}):
+        (name,) = change
+        with pytest.raises(SettingsError, match=rf"checkpoint is of a run with other {name}.*remove the folder"):
+            engine_for(base_folder, tmp_path, SETTINGS.model_copy(update=change)).run()
+    terms = [Term(Redness(), PromptBatches(CAPTIONS, 2, 0), weight=0.5)]
+    with pytest.raises(SettingsError, match="with other objectives"):
+        FeedbackEngine(DiffusionAdapter.load(base_folder), terms, SETTINGS, tmp_path).run()
+    assert (tmp_path / "training.jsonl").read_text() == before, "nothing of the other run is touched"
 
 
 def test_weights_that_sum_to_zero_are_refused(base_folder: Path, tmp_path: Path) -> None:
     adapter = DiffusionAdapter.load(base_folder)
     term = Term(Redness(), PromptBatches(CAPTIONS, 2, 0), weight=0.0)
-    with pytest.raises(SettingsError, match="nothing to learn"):
-        FeedbackEngine(adapter, [term], SETTINGS, tmp_path)
+    for terms, given in (([term], "redness"), ([], "none given")):
+        with pytest.raises(SettingsError, match=rf"nothing to learn.*\({given}\).*at least one objective above 0"):
+            FeedbackEngine(adapter, terms, SETTINGS, tmp_path)
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_a_weight_that_is_no_number_from_0_on_is_refused(base_folder: Path, tmp_path: Path, weight: float) -> None:
+    terms = [Term(Redness(), PromptBatches(CAPTIONS, 2, 0), weight)]
+    with pytest.raises(SettingsError, match=r"the weight of redness is .*set it to 0 to leave the objective out"):
+        FeedbackEngine(DiffusionAdapter.load(base_folder), terms, SETTINGS, tmp_path)
 
 
 def test_accumulating_two_halves_equals_one_batch(base_folder: Path, tmp_path: Path) -> None:

@@ -178,6 +178,18 @@ def test_decoupled_feedback_without_any_axis_is_refused() -> None:
         DecoupledObjective({"color": reward("color")}, {}, {}, Trajectory(4, 0, 1), no_features)
 
 
+def test_an_axis_without_its_reward_model_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"no reward model for detail.*set lambda_detail to 0"):
+        DecoupledObjective(
+            {"color": reward("color")}, {"color": 1.0, "detail": 1.0}, {}, Trajectory(4, 0, 1), no_features
+        )
+
+
+def test_a_discriminator_that_cannot_learn_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"no discriminator.*RewardModel.discriminator"):
+        AdversarialObjective(reward(), Trajectory(4, 0, 3), no_features, learning_rate=1e-3)
+
+
 def test_the_generator_does_not_train_the_discriminator(adapter: DiffusionAdapter, batch: Batch) -> None:
     objective = adversarial()
     before = copy.deepcopy(objective.state())

@@ -18,6 +18,7 @@ from unifl.data.vocabulary import AXES
 from unifl.perception import segmenter
 
 QUICK: dict[str, Any] = {"updates": 2, "batch_size": 2, "steps": 6, "warmup_updates": 0, "learning_rate": 1e-3}
+FURTHER = {"lambda_edges": 0.5, "lambda_content": 0.5, "lambda_semantic": 0.5}
 EARLY = {"noise_to": 4, "grad_t_max": 2}  # perceptual feedback's part of six steps
 
 
@@ -48,7 +49,7 @@ def tuned(world: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> d
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("UNIFL_CHECKPOINTS", str(home / "checkpoints"))
         first, second, third = home / "perceptual", home / "decoupled", home / "adversarial"
-        run("perceptual_feedback", world, first, QUICK | EARLY | {"lambda_edges": 0.5, "lambda_content": 0.5})
+        run("perceptual_feedback", world, first, QUICK | EARLY | FURTHER)
         run("decoupled_feedback", world, second, QUICK, first)
         run("adversarial_feedback", world, third, QUICK | {"discriminator_blocks": 1}, second)
     return {"perceptual": first, "decoupled": second, "adversarial": third}
@@ -70,7 +71,7 @@ def test_each_stage_leaves_a_model_that_differs_from_the_one_before(
 
 
 def test_the_logs_name_every_term_of_the_paper(tuned: dict[str, Path]) -> None:
-    assert {"structure", "style", "content", "edges", "pefl"} <= log_of(tuned["perceptual"])[0].keys()
+    assert {"structure", "semantic", "style", "content", "edges", "pefl"} <= log_of(tuned["perceptual"])[0].keys()
     hinges = {f"hinge_{axis}" for axis in AXES} | {f"reward_{axis}" for axis in AXES}
     assert hinges | {"aesthetic"} <= log_of(tuned["decoupled"])[0].keys()
     assert hinges | {"generator", "discriminator", "score_real", "score_fake"} <= log_of(tuned["adversarial"])[0].keys()
@@ -91,7 +92,7 @@ def test_a_frozen_discriminator_scores_every_update_alike_on_the_same_images(
 def test_logged_sums_are_what_the_paper_says(tuned: dict[str, Path]) -> None:
     first = log_of(tuned["perceptual"])[0]
     assert first["loss"] == pytest.approx(
-        first["structure"] + first["style"] + 0.5 * (first["content"] + first["edges"]), rel=1e-5
+        first["structure"] + first["style"] + 0.5 * sum(first[name[7:]] for name in FURTHER), rel=1e-5
     )
     second = log_of(tuned["decoupled"])[0]
     assert second["loss"] == pytest.approx(sum(second[f"hinge_{axis}"] for axis in AXES), rel=1e-5)
@@ -113,6 +114,15 @@ def test_stage_1_can_be_one_sum(world: dict[str, Path], tmp_path: Path) -> None:
     first = log_of(tmp_path / "joint")[0]
     assert first["loss"] == pytest.approx(first["aesthetic"] + 0.5 * first["pefl"] + 2 * first["diffusion"], rel=1e-5)
     assert first["pefl"] == pytest.approx(first["structure"] + first["style"], rel=1e-5)
+
+
+@pytest.mark.parametrize("alone", ["structure", "semantic", "style", "content", "edges"])
+def test_each_perceptual_term_can_stand_alone_also_in_views(world: dict[str, Path], tmp_path: Path, alone: str) -> None:
+    one = {"lambda_structure": 0, "lambda_style": 0} | {f"lambda_{alone}": 2.0}
+    run("perceptual_feedback", world, tmp_path / alone, QUICK | EARLY | one | {"updates": 1, "views": 1})
+    (line,) = log_of(tmp_path / alone)
+    assert line["loss"] == pytest.approx(2 * line[alone], rel=1e-5)
+    assert line["grad_norm"] > 0
 
 
 def test_a_guard_looks_at_the_tuning_and_leaves_what_it_saw(world: dict[str, Path], tmp_path: Path) -> None:
@@ -217,6 +227,25 @@ def test_a_concept_the_segmenter_lacks_is_refused_before_training(world: dict[st
             tmp_path / "x",
             QUICK | {"noise_to": 5},
         )
+
+
+@pytest.mark.parametrize(
+    ("step", "model", "message"),
+    [
+        ("perceptual_feedback", "segmenter", r"segmenter cannot be loaded.*unifl segmentation_model"),
+        ("decoupled_feedback", "reward_color", r"no reward model.*run the step reward_model"),
+        ("adversarial_feedback", "reward_detail", r"no reward model.*run the step reward_model"),
+    ],
+)
+def test_an_objective_without_its_model_is_refused_before_the_first_update(
+    world: dict[str, Path], tuned: dict[str, Path], tmp_path: Path, step: str, model: str, message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    first = step == "perceptual_feedback"
+    settings, before = (QUICK | EARLY, None) if first else (QUICK, tuned["perceptual"])
+    with pytest.raises(ModelLoadError, match=message):
+        run(step, world | {model: tmp_path / "empty"}, tmp_path / "x", settings, before)
+    assert not list((tmp_path / "checkpoints").rglob("training.jsonl"))
 
 
 @pytest.mark.parametrize(

@@ -7,32 +7,36 @@ noise become sharp and few steps suffice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from unifl.core.checkpoint import optimizer_tensors, restore_optimizer
+from unifl.core.errors import SettingsError
 from unifl.diffusion.adapter import DiffusionAdapter
 from unifl.diffusion.randomness import Randomness
 from unifl.feedback.batches import Batch
+from unifl.feedback.collapse import picture_statistics
 from unifl.feedback.losses import discriminator_loss, generator_loss
 from unifl.feedback.objectives import Logs, Objective
 from unifl.feedback.objectives.decoupled import SentenceFeatures
 from unifl.feedback.ranks import current_ranks
 from unifl.feedback.trajectory import Trajectory, denoise_with_gradient, start_from_latents
+from unifl.feedback.views import DrawnViews, MultiView
 from unifl.rewards.model import RewardModel
 
 RealImages = Literal["autoencoder", "raw"]
 
 
 class Seen(NamedTuple):
-    """What the discriminator will be shown once the generator has moved."""
+    """What the discriminator is shown once the generator has moved: real and predicted images in the same views."""
 
     real: Tensor
     fake: Tensor
     features: Tensor | None
+    views: DrawnViews
 
 
 class AdversarialObjective(Objective):
@@ -53,12 +57,20 @@ class AdversarialObjective(Objective):
         *,
         learning_rate: float,
         real_images: RealImages = "autoencoder",
+        views: MultiView | None = None,
     ) -> None:
         self.discriminator = discriminator
         self.trajectory = trajectory
         self.features = features
         self.real_images = real_images
+        self.views = views or MultiView()
         self._parameters = dict(discriminator.trainable())
+        if not self._parameters:
+            raise SettingsError(
+                "adversarial feedback has no discriminator: nothing of the reward model learns",
+                expected="a reward model with trainable parameters",
+                remedy="give RewardModel.discriminator() of the detail reward",
+            )
         self._optimizer = torch.optim.AdamW(self._parameters.values(), lr=learning_rate)
         self._seen: list[Seen] = []
         self._learn(False)
@@ -71,33 +83,35 @@ class AdversarialObjective(Objective):
         stops = trajectory.draw_stops(len(batch), generator)
         condition = adapter.encode_text(batch.captions)
         fake = adapter.decode(denoise_with_gradient(adapter, start, stops, condition, trajectory))
-        return self._judged(adapter, batch, latents, fake), {}
+        return self._judged(adapter, batch, latents, fake, generator), picture_statistics(self.name, fake)
 
-    def _judged(self, adapter: DiffusionAdapter, batch: Batch, latents: Tensor, fake: Tensor) -> Tensor:
+    def _judged(
+        self, adapter: DiffusionAdapter, batch: Batch, latents: Tensor, fake: Tensor, generator: Randomness
+    ) -> Tensor:
         """L_G of ``fake``, which is kept, with the real images of ``latents``, for the discriminator's own update."""
         with torch.no_grad():
             real = adapter.decode(latents) if self.real_images == "autoencoder" else batch.real_images().to(fake)
-        features = self.features(batch.captions).to(fake.device) if self.discriminator.config.text else None
-        self._seen.append(Seen(real, fake.detach(), features))
-        return generator_loss(self.discriminator.score(fake, features))
+        views = self.views.draw(len(batch), generator)
+        features = None
+        if self.discriminator.config.text:
+            features = views.repeated(self.features(batch.captions).to(fake.device))
+        viewed = views.of(fake)
+        self._seen.append(Seen(views.of(real), viewed.detach(), features, views))
+        return generator_loss(views.mean(self.discriminator.score(viewed, features)))
 
-    def _own_loss(self, real_scores: Tensor, fake_scores: Tensor, _seen: Seen) -> Tensor:
-        """What the discriminator learns from: scores [N] of the images in ``_seen``."""
+    def _own_loss(self, real_scores: Tensor, fake_scores: Tensor, _shown: Sequence[Seen]) -> Tensor:
+        """What the discriminator learns from: scores [N], each image's mean over its views, of what was shown."""
         return discriminator_loss(real_scores, fake_scores)
 
     def after_update(self) -> Logs:
         """One update of the discriminator on what the generator's update has seen (accumulated batches together)."""
-        features = [seen.features for seen in self._seen if seen.features is not None]
-        seen = Seen(
-            torch.cat([seen.real for seen in self._seen]),
-            torch.cat([seen.fake for seen in self._seen]),
-            torch.cat(features) if features else None,
-        )
-        self._seen.clear()
+        shown, self._seen = self._seen, []
+        features = [seen.features for seen in shown if seen.features is not None]
+        images = torch.cat([seen.real for seen in shown] + [seen.fake for seen in shown])
         self._learn(True)
-        text = None if seen.features is None else torch.cat([seen.features] * 2)
-        real_scores, fake_scores = self.discriminator.score(torch.cat([seen.real, seen.fake]), text).chunk(2)
-        loss = self._own_loss(real_scores, fake_scores, seen)
+        scores = self.discriminator.score(images, torch.cat(features * 2) if features else None)
+        real_scores, fake_scores = (_over_views(half, shown) for half in scores.chunk(2))
+        loss = self._own_loss(real_scores, fake_scores, shown)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         current_ranks().average_gradients(self._parameters.values())
@@ -128,3 +142,9 @@ class AdversarialObjective(Objective):
         """Its weights carry gradients only in its own update: the generator's would fill them for nothing."""
         for parameter in self._parameters.values():
             parameter.requires_grad_(learns)
+
+
+def _over_views(scores: Tensor, shown: Sequence[Seen]) -> Tensor:
+    """Each image's mean score over its views, from the scores of everything ``shown``."""
+    parts = scores.split([len(seen.real) for seen in shown])
+    return torch.cat([seen.views.mean(part) for seen, part in zip(shown, parts, strict=True)])

@@ -1,4 +1,4 @@
-"""Perceptual feedback learning (PeFL, arXiv 2404.05595 §3.1): structure, style and edges on one shared decode.
+"""Perceptual feedback learning (PeFL, arXiv 2404.05595 §3.1): structure, layout, style, edges on one shared decode.
 
 A real image is noised to step T_a = 10 of 20, denoised without a graph to a random late step, and the clean image
 predicted there is compared, by frozen perception models, with what the real image is known to hold.
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from unifl.core.errors import DataContractError, SettingsError
@@ -19,12 +21,15 @@ from unifl.data.contracts import ImageTable
 from unifl.diffusion.adapter import DiffusionAdapter
 from unifl.diffusion.randomness import Randomness
 from unifl.feedback.batches import Batch
+from unifl.feedback.collapse import picture_statistics
 from unifl.feedback.losses import content_loss, edge_loss, gram_style_loss
 from unifl.feedback.objectives import Logs, Objective
 from unifl.feedback.trajectory import Trajectory, denoise_with_gradient, start_from_image
+from unifl.feedback.views import MultiView
 from unifl.perception.hed import HED
 from unifl.perception.segmenter import Segmenter, structure_loss
 from unifl.perception.segmenter import load as load_segmenter
+from unifl.perception.semantics import semantic_loss
 from unifl.perception.vgg import CONTENT_LAYERS, STYLE_LAYERS, Maps, VGG16Trunk, at_layers, gram_matrices, load_trunk
 
 
@@ -39,6 +44,12 @@ class Comparison:
     def real_images(self) -> Tensor:
         """The real images, where the generated ones are."""
         return self.batch.real_images().to(self.images.device)
+
+    def objects(self) -> tuple[list[NDArray[np.bool_]], list[list[str]]]:
+        """Masks and concepts of the objects in the real images. Raises ValueError when the batches hold none."""
+        if self.batch.masks is None or self.batch.concepts is None:
+            raise ValueError("structure and layout feedback need masks and concepts with their images")
+        return self.batch.masks, self.batch.concepts
 
     def maps(self, trunk: VGG16Trunk) -> tuple[Maps, Maps]:
         """The trunk's maps of the generated and of the real images, computed once however many feedbacks ask."""
@@ -66,10 +77,19 @@ class StructureFeedback:
         self.segmenter = segmenter
 
     def __call__(self, comparison: Comparison) -> Tensor:
-        batch = comparison.batch
-        if batch.masks is None or batch.concepts is None:
-            raise ValueError("structure feedback needs masks and concepts with its images")
-        return structure_loss(self.segmenter, comparison.images, batch.masks, batch.concepts).mean()
+        return structure_loss(self.segmenter, comparison.images, *comparison.objects()).mean()
+
+
+class SemanticFeedback:
+    """Layout: per-pixel cross-entropy of the concept that the segmenter reads at each pixel."""
+
+    name = "semantic"
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self.segmenter = segmenter
+
+    def __call__(self, comparison: Comparison) -> Tensor:
+        return semantic_loss(self.segmenter, comparison.images, *comparison.objects()).mean()
 
 
 class StyleFeedback:
@@ -129,12 +149,18 @@ class PerceptualObjective(Objective):
 
     name = "pefl"
 
-    def __init__(self, feedbacks: Sequence[WeightedFeedback], trajectory: Trajectory, noise_to: int) -> None:
+    def __init__(
+        self,
+        feedbacks: Sequence[WeightedFeedback],
+        trajectory: Trajectory,
+        noise_to: int,
+        views: MultiView | None = None,
+    ) -> None:
         self.feedbacks = [one for one in feedbacks if one.weight > 0]
         if not self.feedbacks:
             raise SettingsError(
                 "perceptual feedback has nothing to learn from: every lambda is 0",
-                remedy="set lambda_structure, lambda_style, lambda_content or lambda_edges above 0",
+                remedy="set lambda_structure, lambda_semantic, lambda_style, lambda_content or lambda_edges above 0",
             )
         if not trajectory.last_stop <= noise_to < trajectory.steps:
             raise SettingsError(
@@ -143,6 +169,7 @@ class PerceptualObjective(Objective):
             )
         self.trajectory = trajectory
         self.noise_to = noise_to
+        self.views = views or MultiView()
 
     def __call__(self, adapter: DiffusionAdapter, batch: Batch, generator: Randomness) -> tuple[Tensor, Logs]:
         table = adapter.step_table(self.trajectory.steps, self.trajectory.spacing)
@@ -150,14 +177,15 @@ class PerceptualObjective(Objective):
         stops = self.trajectory.draw_stops(len(batch), generator)
         condition = adapter.encode_text(batch.captions)
         images = adapter.decode(denoise_with_gradient(adapter, start, stops, condition, self.trajectory))
-        comparison = Comparison(images, batch)
+        views = self.views.draw(len(batch), generator)
+        comparison = Comparison(views.of(images), views.of_batch(batch))
         total = images.new_zeros(())
         logs: Logs = {}
         for one in self.feedbacks:
             term = one.feedback(comparison)
             total = total + one.weight * term
             logs[one.feedback.name] = float(term.detach())
-        return total, logs
+        return total, logs | picture_statistics(self.name, images)
 
 
 def perceptual_feedbacks(
@@ -166,6 +194,7 @@ def perceptual_feedbacks(
     device: torch.device,
     *,
     structure: float,
+    semantic: float,
     style: float,
     content: float,
     edges: float,
@@ -176,10 +205,11 @@ def perceptual_feedbacks(
     Raises ModelLoadError for a model that cannot be loaded, DataContractError for a concept the segmenter lacks.
     """
     feedbacks: list[WeightedFeedback] = []
-    if structure > 0:
+    if structure > 0 or semantic > 0:
         segmenter = load_segmenter(segmenter_folder, device)
         _require_known_concepts(images, segmenter, segmenter_folder)
         feedbacks.append(WeightedFeedback(StructureFeedback(segmenter), structure))
+        feedbacks.append(WeightedFeedback(SemanticFeedback(segmenter), semantic))
     if style > 0 or content > 0:
         trunk = load_trunk(STYLE_LAYERS if style > 0 else CONTENT_LAYERS).to(device)
         feedbacks.append(WeightedFeedback(StyleFeedback(trunk, style_layer_weights), style))
@@ -199,5 +229,5 @@ def _require_known_concepts(images: ImageTable, segmenter: Segmenter, folder: Pa
                 file=images.folder,
                 row=row,
                 expected=f"one of the {len(known)} concepts of {folder}",
-                remedy="train the segmenter on these images, or set lambda_structure to 0",
+                remedy="train the segmenter on these images, or set lambda_structure and lambda_semantic to 0",
             )

@@ -7,6 +7,7 @@ discriminator is the network of adversarial feedback learning, so that a compari
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -15,11 +16,13 @@ from torch import Tensor
 from unifl.diffusion.adapter import DiffusionAdapter
 from unifl.diffusion.randomness import Randomness, integers, normal
 from unifl.feedback.batches import Batch
+from unifl.feedback.collapse import picture_statistics
 from unifl.feedback.losses import distillation_distance, gradient_penalty, hinge_discriminator_loss
 from unifl.feedback.objectives import Logs, parameter_count
 from unifl.feedback.objectives.adversarial import AdversarialObjective, RealImages, Seen
 from unifl.feedback.objectives.decoupled import SentenceFeatures
 from unifl.feedback.trajectory import Trajectory
+from unifl.feedback.views import MultiView
 from unifl.rewards.features import image_features
 from unifl.rewards.model import RewardModel
 
@@ -48,8 +51,11 @@ class TeacherAdversarialObjective(AdversarialObjective):
         r1_weight: float = 0.0,
         space: DistillationSpace = "pixel",
         real_images: RealImages = "autoencoder",
+        views: MultiView | None = None,
     ) -> None:
-        super().__init__(discriminator, trajectory, features, learning_rate=learning_rate, real_images=real_images)
+        super().__init__(
+            discriminator, trajectory, features, learning_rate=learning_rate, real_images=real_images, views=views
+        )
         self.distillation_weight = distillation_weight
         self.r1_weight = r1_weight
         self.space = space
@@ -69,8 +75,8 @@ class TeacherAdversarialObjective(AdversarialObjective):
         noisy = adapter.add_noise(latents, noise, table.timesteps[steps])
         student = adapter.predict(noisy, steps, table, condition).x0
         image = adapter.decode(student)
-        adversarial = self._judged(adapter, batch, latents, image)
         timesteps = integers(1, len(adapter.alphas_cumprod), len(batch), generator).to(adapter.device)
+        adversarial = self._judged(adapter, batch, latents, image, generator)
         with torch.no_grad():
             renoised = adapter.add_noise(student.detach(), again, timesteps)
             teacher = self._teacher.predict_at(renoised, timesteps, condition, self.trajectory.guidance_scale).x0
@@ -80,17 +86,20 @@ class TeacherAdversarialObjective(AdversarialObjective):
         weight = adapter.alphas_cumprod[timesteps].sqrt()
         distillation = distillation_distance(image if self.space == "pixel" else student, teacher, weight)
         loss = adversarial + self.distillation_weight * distillation
-        return loss, {"generator": float(adversarial.detach()), "distillation": float(distillation.detach())}
+        terms = {"generator": float(adversarial.detach()), "distillation": float(distillation.detach())}
+        return loss, terms | picture_statistics(self.name, image)
 
-    def _own_loss(self, real_scores: Tensor, fake_scores: Tensor, seen: Seen) -> Tensor:
+    def _own_loss(self, real_scores: Tensor, fake_scores: Tensor, shown: Sequence[Seen]) -> Tensor:
         loss = hinge_discriminator_loss(real_scores, fake_scores)
-        return loss + self.r1_weight * self._penalty(seen) if self.r1_weight else loss
+        return loss + self.r1_weight * self._penalty(shown) if self.r1_weight else loss
 
-    def _penalty(self, seen: Seen) -> Tensor:
+    def _penalty(self, shown: Sequence[Seen]) -> Tensor:
         """R1 on real images, at the input of the discriminator's head as in the paper, in its standardised units."""
         with torch.no_grad():
-            features = image_features(self.discriminator.trunk, seen.real)
+            features = image_features(self.discriminator.trunk, torch.cat([seen.real for seen in shown]))
         head = self.discriminator.head
         standardised = ((features - head.mean) / head.deviation).requires_grad_()
-        scores = self.discriminator.head_scores(standardised * head.deviation + head.mean, seen.features)
+        texts = [seen.features for seen in shown if seen.features is not None]
+        text = torch.cat(texts) if texts else None
+        scores = self.discriminator.head_scores(standardised * head.deviation + head.mean, text)
         return gradient_penalty(scores, standardised)
