@@ -1,6 +1,7 @@
 # Every target makes .venv by itself; a second call installs nothing (the stamp is newer than the locks).
 #   make demo     the whole pipeline on this machine, ending in a table and runs/<id>/report.html
 #   make test     lint, types, import contracts and the tests
+#   make study    every training and figure of docs/results.md: many hours; goes on where it was cut
 #   make images   the container images (docs/images.md);  make test-containers  build them for a test and run the data part in them
 #   make audit    policies over Dockerfiles and manifests; known vulnerabilities of the built images (docs/images.md)
 #   make test-control-plane  the manifests on a real Kubernetes API server and scheduler, built once (docs/control_plane.md)
@@ -13,12 +14,12 @@ LOCKS  := requirements/dev.lock requirements/models.lock requirements/models-hed
 
 # Small models are an order of magnitude slower with more threads than cores: a run has one process at a time, the tests two.
 demo embedded: export OMP_NUM_THREADS ?= 2
-test test-slow: export OMP_NUM_THREADS ?= 1
+study test test-slow: export OMP_NUM_THREADS ?= 1
 export GX_ANALYTICS_ENABLED := false
 export DVC_NO_ANALYTICS := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo embedded test test-slow test-containers test-control-plane images audit lint lock clean
+.PHONY: help install demo embedded study test test-slow test-containers test-control-plane images audit lint lock clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -39,6 +40,9 @@ demo: $(STAMP)
 
 embedded: $(STAMP)
 	$(BIN)/python -m pipelines run --preset embedded
+
+study: $(STAMP)
+	$(BIN)/python -m benchmarks.study
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

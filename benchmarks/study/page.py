@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,8 @@ def results_page(
         parts += ["## Ablations\n", _ablations(facts["ablations"])]
     if facts.get("collapses"):
         parts += ["## The over-optimization guard\n", _collapses(facts["collapses"])]
+    if facts.get("prompts"):
+        parts += ["## Prompts\n", _prompts(facts["prompts"])]
     parts += ["## What it cost\n", _costs(facts["trainings"])]
     return "\n".join(parts)
 
@@ -116,8 +118,26 @@ def _collapses(rows: Sequence[dict[str, Any]]) -> str:
 
 def _costs(rows: Sequence[dict[str, Any]]) -> str:
     return table(
-        ("Training", "Updates", "CPU minutes, one thread"),
-        ((one["title"], str(one["updates"]), f"{one['cpu_minutes']:.1f}") for one in rows),
+        ("Training", "Updates", "CPU minutes, one thread", "Parameters of networks held beside for it, millions"),
+        (
+            (one["title"], str(one["updates"]), f"{one['cpu_minutes']:.1f}", _millions(one["teacher_parameters"]))
+            for one in rows
+        ),
+    )
+
+
+def _millions(parameters: int | None) -> str:
+    return f"{parameters / 1e6:.1f}" if parameters else ""
+
+
+def _prompts(facts: Mapping[str, Mapping[str, Any]]) -> str:
+    """Average similarity to the nearest other prompt (ANS) before and after, of each selection."""
+    return table(
+        ("Prompts", "Taken", "ANS", "ANS of as many random ones"),
+        (
+            (name, str(one["prompts_selected"]), f"{one['ans_selected']:.3f}", f"{one['ans_random']:.3f}")
+            for name, one in facts.items()
+        ),
     )
 
 

@@ -22,12 +22,12 @@ from unifl.core.step import step_definition
 from unifl.feedback.parameters import save_untuned_model
 
 STEP = "adversarial_feedback"
-UPDATES, KILLS = 24, 3
+UPDATES, KILLS = 12, 3
 SETTINGS: dict[str, Any] = {
-    "updates": UPDATES, "batch_size": 4, "accumulate": 2, "steps": 4, "aesthetic_last_stop": 1, "warmup_updates": 10,
+    "updates": UPDATES, "batch_size": 2, "accumulate": 2, "steps": 4, "aesthetic_last_stop": 1, "warmup_updates": 6,
     "learning_rate": 1e-3, "discriminator_blocks": 1, "views": 1, "checkpoint_every": 3,
 }  # fmt: skip
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")

@@ -78,7 +78,10 @@ class BaselineTuningSettings(EngineSettings):
         1e-3, ge=0, description="c of the pseudo-Huber distance, as diffusers' script of LCM; 0 takes squares."
     )
     teacher_adversarial_weight: float = Field(
-        2.5, ge=0, description="lambda of the distillation loss beside the adversarial one (arXiv 2311.17042 §3.2)."
+        2.5,
+        ge=0,
+        description="lambda of the distillation loss beside the adversarial one (arXiv 2311.17042 §3.2), whose "
+        "distance is a mean over elements here: the embedded base needs more (docs/feedback.md).",
     )
     teacher_adversarial_space: Literal["pixel", "latent"] = Field(
         "pixel", description="Where student and teacher are compared; pixels gave the authors stabler gradients."

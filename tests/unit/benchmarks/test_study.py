@@ -10,7 +10,7 @@ import yaml
 from benchmarks.study.figures import Figures, Spread, over_seeds
 from benchmarks.study.marks import marks
 from benchmarks.study.measuring import Captions, subset
-from benchmarks.study.page import table
+from benchmarks.study.page import results_page, table
 from benchmarks.study.plan import PLAN, Plan, read_plan
 from benchmarks.study.structure import overlap
 from benchmarks.study.training import Trainings
@@ -220,6 +220,19 @@ def test_overlap_of_masks() -> None:
     found[0, :2], truth[0, :4] = True, True
     found[1, 0], truth[1, 1] = True, True
     assert overlap(found, truth).tolist() == [0.5, 0.0, 1.0]
+
+
+def test_the_page_shows_marks_cells_and_costs(figures: Figures) -> None:
+    models = {"base": {"title": "Base"}, "stage1": {"title": "Stage 1", "training": "second"}}
+    plan = Plan.model_validate(
+        plan_of(models=models, cells=[{"models": ["stage1"], "steps": [20], "size": "headline"}])
+    )
+    costs = [{"title": "second", "updates": 40, "cpu_minutes": 4.75, "teacher_parameters": 7_380_000}]
+    facts = {"ablations": [], "collapses": [], "prompts": {}, "trainings": costs}
+    page = results_page(plan, figures, [0, 1], list(marks(figures, [0, 1], 4, 20, {})), facts, "the command")
+    assert "| … judge of color | up | +0.25 (-0.50 to +1.00) | **no** |" in page
+    assert "| Stage 1 | DDIM, trailing, 1.5 |" in page
+    assert "| second | 40 | 4.8 | 7.4 |" in page
 
 
 def test_a_table_is_markdown() -> None:
