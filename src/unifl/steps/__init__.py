@@ -20,6 +20,8 @@ STEPS: dict[str, str] = {
     "perceptual_feedback": "Tune with structure and style feedback (PeFL, stage 1a).",
     "decoupled_feedback": "Tune with the four rewards as hinges (stage 1).",
     "adversarial_feedback": "Tune for few steps with a reward model as discriminator (stage 2).",
+    "few_shot_start": "Learn a start for LoRA over known styles, for new ones from a few images (Reptile).",
+    "style_adaptation": "Learn one style from at most some twenty images, by LoRA, from a start if there is one.",
     "evaluation": "Measure base, stage 1 and stage 2: KID, FID, image-text score, four judges; write the report.",
     "quality_gate": "Let a model pass, or fail, by thresholds on its evaluation.",
     "publish": "Make the released folder: loadable model, model card, record bundle, checksums.",
