@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("runs/few_shot"), help="what is kept between calls")
     parser.add_argument("--only", choices=("styles", "axes"), help="one of the two questions; the other stays as it is")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="images, batches, noise, fresh LoRA")
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2, 3e-2])
+    parser.add_argument("--rates", type=float, nargs="+", default=[3e-3, 1e-2, 3e-2])
     parser.add_argument("--looks", type=int, nargs="+", default=[0, 2, 5, 10, 20, 40], help="numbers of updates")
     parser.add_argument("--validation_looks", type=int, nargs="+", default=[0, 5, 10, 20, 40])
     parser.add_argument("--prompts", type=int, default=48, help="pictures a look on the held-out style, 100 at most")
