@@ -18,9 +18,6 @@ class FewShotSettings(EngineSettings):
 
     images: int = Field(20, ge=1, description="Images of a style to learn it from; 20 is what few-shot means here.")
     batch_size: int = Field(10, ge=1, description="Images an update: half of them, so that two updates see all.")
-    learning_rate: float = Field(
-        1e-3, gt=0, description="AdamW on LoRA; chosen on a left-out style (docs/few_shot.md)."
-    )
     warmup_updates: int = Field(0, ge=0, description="None: there are only a few updates.")
     ema_decay: float = Field(0.0, ge=0, lt=1, description="None: an average over a few updates would lag behind.")
     lora_rank: int = Field(8, ge=1, description="Rank of LoRA; 8 is common in diffusers' examples.")
@@ -37,9 +34,10 @@ class FewShotSettings(EngineSettings):
 class FewShotStartSettings(FewShotSettings):
     """Reptile over the styles of the training images."""
 
+    learning_rate: float = Field(2e-3, gt=0, description="AdamW on LoRA, in the inner loop.")
     updates: int = Field(8, ge=1, description="k, updates of the inner loop; Reptile's experiments have 5 to 10.")
-    rounds: int = Field(100, ge=1, description="Outer steps.")
-    tasks_a_round: int = Field(2, ge=1, description="Styles whose adapted weights are averaged in an outer step.")
+    rounds: int = Field(120, ge=1, description="Outer steps; with the other defaults 960 updates, as measured.")
+    tasks_a_round: int = Field(1, ge=1, description="Styles whose adapted weights are averaged in an outer step.")
     outer_rate: float = Field(
         1.0,
         gt=0,
@@ -73,6 +71,7 @@ class StyleAdaptationSettings(FewShotSettings):
     """One style from a few images."""
 
     style: str | None = Field(None, description="The style, as the images name it; every call must give it.")
+    learning_rate: float = Field(1e-2, gt=0, description="AdamW on LoRA; chosen on a left-out style, docs/few_shot.md.")
     updates: int = Field(20, ge=1, description="Updates from the start; see docs/few_shot.md for what they buy.")
     phrase: str | None = Field(
         None,
