@@ -44,6 +44,7 @@ def main() -> int:
     parser.add_argument("--rates", type=float, nargs="+", default=[3e-3, 1e-2, 3e-2])
     parser.add_argument("--looks", type=int, nargs="+", default=[0, 2, 5, 10, 20, 40], help="numbers of updates")
     parser.add_argument("--validation_looks", type=int, nargs="+", default=[0, 5, 10, 20, 40])
+    parser.add_argument("--own_words", action="store_true", help="the plain start with the style's own words too")
     parser.add_argument("--prompts", type=int, default=48, help="pictures a look on the held-out style, 100 at most")
     parser.add_argument("--validation_prompts", type=int, default=48, help="pictures a look on the validation style")
     parser.add_argument("--steps", type=int, default=10, help="DDIM steps of a picture")
@@ -123,7 +124,7 @@ def measure_styles(arguments: argparse.Namespace) -> dict[str, Any]:
 
     examiner = Examiner(test, panel, judge, **drawn)
     cells = {}
-    for kind in (*STARTS, OWN_WORDS):
+    for kind in (*STARTS, *([OWN_WORDS] if arguments.own_words else [])):
         rate = rates["plain" if kind == OWN_WORDS else kind]
         seeds = arguments.seeds[:1] if kind == OWN_WORDS else arguments.seeds
         cells[kind] = [ordered(adapted(examiner, kind, rate, seed, pictures=8)) for seed in seeds]

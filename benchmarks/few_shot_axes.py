@@ -21,9 +21,9 @@ from unifl.rewards.pairs import pairs_of_split, read_votes
 from unifl.rewards.training import PairTensors
 
 LOOKS = (0, 2, 5, 10, 20, 40, 80, 160)
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+RATES = (1e-3, 3e-3, 1e-2)
 SEEDS = range(5)
-TRAINING, TEST = 600, 300  # pairs an axis: to draw tasks from, and to measure on
+TRAINING, TEST = 400, 200  # pairs an axis: to draw tasks from, and to measure on
 
 
 def measure_axes(preferences: Path, images_folder: Path, work: Path) -> dict[str, Any]:

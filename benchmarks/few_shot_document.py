@@ -12,7 +12,7 @@ from unifl.core.files import write_text_atomic
 
 COLORS = {"plain": "#c8553d", "learned": "#1f6f8b", "plain, own words": "#8a8a8a"}
 NAMES = {"plain": "plain start", "learned": "learned start", "plain, own words": "plain start, the style's own words"}
-OWN_WORDS = "plain, own words"
+
 HEAD = """# A new style from 20 images, a new axis from 200 pairs
 
 Written by `python -m benchmarks.few_shot`; the figures behind it are in `few_shot.json`. Brackets are 95 % intervals.
@@ -104,9 +104,7 @@ def styles_part(styles: dict[str, Any], has_sheet: bool) -> list[str]:
         ),
         table(["Updates", *(NAMES[kind] for kind in styles["results"])], rows),
         prose(
-            f"""
-            "{NAMES[OWN_WORDS]}" has the images' own captions ("indigo print"), and one seed.
-
+            """
             ![Style response by updates](images/few_shot_curve.svg)
 
             **The mark**: the plain start's response with a quarter of the updates. Difference in points, learned minus

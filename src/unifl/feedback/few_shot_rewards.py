@@ -31,7 +31,7 @@ class FewPairsSettings(StepSettings):
     updates: int = Field(20, ge=1, description="k, updates of the inner loop")
     batch_size: int = Field(50, ge=2, description="pairs an update: a quarter of them")
     learning_rate: float = Field(1e-3, gt=0, description="AdamW; constant, as there is no end to cool down to")
-    rounds: int = Field(150, ge=1, description="outer steps; each takes every axis once")
+    rounds: int = Field(60, ge=1, description="outer steps; each takes every axis once")
     outer_rate: float = Field(1.0, gt=0, le=1, description="epsilon of the first outer step; falls linearly to 0")
     head: HeadSettings = HeadSettings()
     seed: int = Field(0, ge=0, description="pairs, batches, dropout")
