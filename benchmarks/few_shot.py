@@ -196,12 +196,13 @@ def mean(look: dict[str, Any], key: str) -> float:
 
 
 def curve(rows: list[list[dict[str, Any]]], looks: list[int]) -> list[dict[str, Any]]:
-    """Style response, concept top-1, Gram distance and KID after each number of updates."""
+    """Style response, concept top-1, both at once, Gram distance and KID after each number of updates."""
     return [
         {
             "updates": look,
             "style": interval(matrix(rows, at, "hits")),
             "concept": interval(matrix(rows, at, "concepts")),
+            "both": interval(matrix(rows, at, "hits") * matrix(rows, at, "concepts")),
             "gram": interval(matrix(rows, at, "gram")),
             "kid": [round(row[at]["kid"], 1) for row in rows],
         }

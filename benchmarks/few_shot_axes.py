@@ -20,9 +20,10 @@ from unifl.rewards.model import RewardHead, sentence_encoder, shared_trunk
 from unifl.rewards.pairs import pairs_of_split, read_votes
 from unifl.rewards.training import PairTensors
 
-LOOKS = (0, 2, 5, 10, 20, 40, 80, 160)
-RATES = (1e-3, 3e-3, 1e-2)
-SEEDS = range(5)
+LOOKS = (0, 5, 10, 20, 40)
+RATES = (1e-3, 3e-3)
+SEEDS = range(3)
+ROUNDS = 10
 TRAINING, TEST = 400, 200  # pairs an axis: to draw tasks from, and to measure on
 
 
@@ -33,6 +34,7 @@ def measure_axes(preferences: Path, images_folder: Path, work: Path) -> dict[str
         "looks": LOOKS,
         "training_pairs": TRAINING,
         "test_pairs": TEST,
+        "rounds": ROUNDS,
         "seeds": len(SEEDS),
         "axes": {},
     }
@@ -71,7 +73,7 @@ def hits(
     seeds: Any,
 ) -> Any:
     """[seeds, looks, pairs]: whether the preferred side of each unseen pair of ``axis`` scores higher."""
-    settings = FewPairsSettings(learning_rate=rate)
+    settings = FewPairsSettings(learning_rate=rate, rounds=ROUNDS)
     start: RewardHead | None = None
     if kind == "learned":
         known = {name: pairs for name, pairs in training.items() if name not in left_out}

@@ -22,7 +22,8 @@ again and again it takes a style, adapts the LoRA to a few of its images by the 
 towards what came out. `unifl style_adaptation` learns one style from there.
 
 ```
-unifl few_shot_start --base_model data/base_model --images data/images --start start
+unifl few_shot_start --base_model data/base_model --images data/images --start start \\
+      --set 'styles=["engraving", "woodcut", "impasto", "crimson"]'
 unifl style_adaptation --base_model data/base_model --images data/held_out_style --start start \\
       --set style=indigo --tuned_model indigo
 ```
@@ -60,6 +61,7 @@ def styles_part(styles: dict[str, Any], has_sheet: bool) -> list[str]:
         row(
             look["updates"],
             *(share(styles["results"][kind][at]["concept"]) for kind in ("plain", "learned")),
+            *(share(styles["results"][kind][at]["both"]) for kind in ("plain", "learned")),
             *(number(styles["results"][kind][at]["gram"]) for kind in ("plain", "learned")),
             *(f"{np.mean(styles['results'][kind][at]['kid']):.0f}" for kind in ("plain", "learned")),
         )
@@ -115,11 +117,25 @@ def styles_part(styles: dict[str, Any], has_sheet: bool) -> list[str]:
         prose(
             """
             What else happens to the pictures. Concept is the share in which the concept classifier finds what was asked
-            for; Gram is the distance of VGG-16's Gram matrices to the real image with the same caption, and KID (times
-            1,000) that to the real images. VGG-16 and the judges' trunk take no part in the adaptation.
+            for, both the share in which style and concept are found; Gram is the distance of VGG-16's Gram matrices to
+            the real image with the same caption, and KID (times 1,000) that to the real images. VGG-16 and the judges'
+            trunk take no part in the adaptation.
             """
         ),
-        table(["Updates", "Concept, plain", "learned", "Gram, plain", "learned", "KID, plain", "learned"], others),
+        table(
+            [
+                "Updates",
+                "Concept, plain",
+                "learned",
+                "Both, plain",
+                "learned",
+                "Gram, plain",
+                "learned",
+                "KID, plain",
+                "learned",
+            ],
+            others,
+        ),
         """
 ![Pictures by updates](images/few_shot_samples.png)
 
@@ -197,7 +213,8 @@ def axes_part(axes: dict[str, Any]) -> list[str]:
             f"""## A fifth axis
 
             The same outer loop learns a start for reward heads. Each axis in turn is the new one: the start is learned
-            over the other three, the axis from 200 pairs, {axes["seeds"]} times with other pairs. Accuracy in % on
+            over the other three ({axes["rounds"]} rounds), the axis from 200 pairs, {axes["seeds"]} times with other pairs.
+            Accuracy in % on
             {axes["test_pairs"]} unseen pairs an axis, mean over the four axes. The rate of each start was chosen on
             another axis, with a start over the remaining two:
             """
