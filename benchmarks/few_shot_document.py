@@ -29,8 +29,7 @@ unifl style_adaptation --base_model data/base_model --images data/held_out_style
 ```
 
 In captions the words "new style" stand for the style, while the start is learned and afterwards. Paintings often change
-the places of their color channels while the start is learned: a style that the base knows teaches little.
-"""
+the places of their color channels while the start is learned: a style that the base knows teaches little."""
 
 
 def write_document(found: dict[str, Any], file: Path, pictures: Path, work: Path) -> None:
@@ -213,10 +212,9 @@ def axes_part(axes: dict[str, Any]) -> list[str]:
             f"""## A fifth axis
 
             The same outer loop learns a start for reward heads. Each axis in turn is the new one: the start is learned
-            over the other three ({axes["rounds"]} rounds), the axis from 200 pairs, {axes["seeds"]} times with other pairs.
-            Accuracy in % on
-            {axes["test_pairs"]} unseen pairs an axis, mean over the four axes. The rate of each start was chosen on
-            another axis, with a start over the remaining two:
+            over the other three ({axes["rounds"]} rounds), the axis from 200 pairs, {axes["seeds"]} times with other
+            pairs. Accuracy in % on {axes["test_pairs"]} unseen pairs an axis, mean over the four axes. The rate of each
+            start was chosen on another axis, with a start over the remaining two:
             """
         ),
         table(["Updates", "Plain start", "Learned start", "Difference in points"], rows),
