@@ -6,10 +6,11 @@ Stage 1 is perceptual and decoupled feedback, stage 2 adversarial feedback with 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from unifl.core.errors import ModelLoadError, SettingsError
 from unifl.core.files import write_json_atomic
@@ -24,7 +25,7 @@ from unifl.feedback.guard import SUMMARY_NAME, Guard
 from unifl.feedback.objectives.decoupled import DecoupledObjective, SentenceFeatures
 from unifl.feedback.objectives.diffusion import DiffusionObjective
 from unifl.feedback.objectives.perceptual import PerceptualObjective, perceptual_feedbacks
-from unifl.feedback.parameters import check_tuned_on, save_tuned_model, save_untuned_model
+from unifl.feedback.parameters import TrainableParameters, check_tuned_on, save_tuned_model, save_untuned_model
 from unifl.feedback.ranks import current_ranks
 from unifl.feedback.settings import AestheticSettings, EngineSettings, PerceptualSettings
 from unifl.feedback.trajectory import Trajectory
@@ -154,9 +155,15 @@ def tune(
     stage: str,
     context: StepContext,
     guard: Guard | None,
+    start: Callable[[TrainableParameters], Mapping[str, Tensor]] | None = None,
 ) -> Metrics:
-    """Run the engine over the terms, write the tuned model folder to ``output``, and give the step's metrics."""
+    """Run the engine over the terms, write the tuned model folder to ``output``, and give the step's metrics.
+
+    ``start`` gives the values that the trainable tensors begin with, where not the usual ones.
+    """
     engine = FeedbackEngine(adapter, terms, settings, context.checkpoints, stage.replace("_", " "), guard)
+    if start is not None:
+        engine.parameters.start_from(start(engine.parameters))
     log = engine.run()
     if engine.ranks.is_first:
         save_tuned_model(engine.parameters, output, base_folder=base, stage=stage, log_file=engine.log_file)

@@ -55,7 +55,8 @@ class FeedbackEngine:
 
     ``checkpoints`` is a folder that belongs to this run alone and survives a kill; the log lies there as
     ``training.jsonl``, an object an update: update (from 1), loss, each objective's loss and terms, grad_norm, lr.
-    ``guard`` may end the training early, with the weights of its best inspection.
+    ``guard`` may end the training early, with the weights of its best inspection. ``parameters`` of the adapter, where
+    given, are trained as they are, else made by the settings. Without a ``description`` no progress is shown.
 
     Under torchrun every process makes an engine: each computes its part of the batches, and the first one writes.
 
@@ -71,6 +72,7 @@ class FeedbackEngine:
         checkpoints: Path,
         description: str = "feedback learning",
         guard: Guard | None = None,
+        parameters: TrainableParameters | None = None,
     ) -> None:
         _require_weights(terms)
         self.terms = [term for term in terms if term.weight > 0]
@@ -88,7 +90,7 @@ class FeedbackEngine:
         self._whole = True
         self.log_file = checkpoints / LOG_NAME
         torch.manual_seed(settings.seed)
-        self.parameters = TrainableParameters(adapter, settings.lora_rank, settings.ema_decay)
+        self.parameters = parameters or TrainableParameters(adapter, settings.lora_rank, settings.ema_decay)
         if settings.gradient_checkpointing:
             adapter.unet.enable_gradient_checkpointing()
         self.optimizer = torch.optim.AdamW(
@@ -111,7 +113,8 @@ class FeedbackEngine:
         stopped = self._stopped_by_guard(self._done)
         updates = range(self._done + 1, self._done + 1 if stopped else last + 1)
         try:
-            shown = progress(updates, self.description, "updates", start=self._done) if self.ranks.is_first else updates
+            is_shown = self.ranks.is_first and self.description
+            shown = progress(updates, self.description, "updates", start=self._done) if is_shown else updates
             for update in shown:
                 log.append(self._update(update))
                 collapsed = collapse(log, self.settings.collapse_share, self.settings.collapse_gradient)

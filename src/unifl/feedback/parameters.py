@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,15 +51,33 @@ class TrainableParameters:
         self.by_name: dict[str, torch.nn.Parameter] = {
             name: value for name, value in unet.named_parameters() if value.requires_grad
         }
-        self._average: Any = None
-        if ema_decay:
-            from diffusers.training_utils import EMAModel
+        self._ema_decay = ema_decay
+        self._average: Any = self._new_average()
 
-            self._average = EMAModel(list(self.by_name.values()), decay=ema_decay)
+    def _new_average(self) -> Any:
+        if not self._ema_decay:
+            return None
+        from diffusers.training_utils import EMAModel
+
+        return EMAModel(list(self.by_name.values()), decay=self._ema_decay)
 
     def tensors(self) -> list[torch.nn.Parameter]:
         """The trainable tensors, always in the same order."""
         return list(self.by_name.values())
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Give the trainable tensors the values of ``weights``, by name, and begin the average anew.
+
+        Raises KeyError when one is missing, RuntimeError when one has another shape.
+        """
+        with torch.no_grad():
+            for name, value in self.by_name.items():
+                value.copy_(weights[name])
+        self._average = self._new_average()
+
+    def current(self) -> dict[str, Tensor]:
+        """Copies of the trainable tensors, by name; not averaged."""
+        return {name: value.detach().clone() for name, value in self.by_name.items()}
 
     def update_average(self) -> None:
         """Call after each optimizer step."""
@@ -105,17 +123,52 @@ class TrainableParameters:
         """
         with self.averaged():
             if self.lora_rank:
-                from diffusers import StableDiffusionPipeline
-                from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
-                from peft.utils import get_peft_model_state_dict
-
-                layers = convert_state_dict_to_diffusers(
-                    get_peft_model_state_dict(self.unet, adapter_name=ADAPTER_NAME)
-                )
-                StableDiffusionPipeline.save_lora_weights(folder / "lora", unet_lora_layers=layers)
+                self.save_lora(folder / "lora")
                 self.unet.fuse_lora(adapter_names=[ADAPTER_NAME])
                 self.unet.unload_lora()
             self.unet.save_pretrained(folder / "unet", safe_serialization=True)
+
+    def save_lora(self, folder: Path) -> None:
+        """Write the LoRA as it is now, in diffusers' form: ``pytorch_lora_weights.safetensors``."""
+        from diffusers import StableDiffusionPipeline
+
+        layers = {name: self.by_name[own].detach() for name, own in self._diffusers_names().items()}
+        StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers)
+
+    def read_lora(self, file: Path) -> dict[str, Tensor]:
+        """What ``save_lora`` wrote, by the names of the trainable tensors, for `start_from`.
+
+        Raises ModelLoadError when the file is unreadable, or of other layers or another rank than these.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            found = load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise ModelLoadError(
+                f"the LoRA is unreadable: {str(error).splitlines()[0]}",
+                file=file,
+                expected="pytorch_lora_weights.safetensors as diffusers writes it",
+                remedy="make it again",
+            ) from error
+        weights = {own: found.get(f"unet.{name}") for name, own in self._diffusers_names().items()}
+        missing = [own for own, value in weights.items() if value is None or value.shape != self.by_name[own].shape]
+        if missing or len(found) != len(weights):
+            raise ModelLoadError(
+                f"the LoRA does not fit: {len(missing)} of {len(weights)} layers are missing or of another shape",
+                file=file,
+                expected=f"a LoRA of rank {self.lora_rank} on {', '.join(LORA_TARGETS)} of this base",
+                remedy="set lora_rank to that of the file, or make the LoRA again on this base",
+            )
+        return {own: value for own, value in weights.items() if value is not None}
+
+    def _diffusers_names(self) -> dict[str, str]:
+        """Name of each LoRA tensor in diffusers' files -> its name here."""
+        from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
+
+        plain = {name.replace(f".{ADAPTER_NAME}.", "."): value for name, value in self.by_name.items()}
+        return dict(zip(convert_state_dict_to_diffusers(plain), self.by_name, strict=True))
 
 
 def save_tuned_model(
@@ -125,7 +178,7 @@ def save_tuned_model(
     folder.mkdir(parents=True, exist_ok=True)
     parameters.save(folder)
     shutil.copyfile(log_file, folder / LOG_NAME)
-    _write_base_note(folder, base_folder, stage, parameters.lora_rank)
+    write_base_note(folder, base_folder, stage, parameters.lora_rank)
 
 
 def save_untuned_model(folder: Path, *, base_folder: Path, stage: str) -> None:
@@ -133,10 +186,11 @@ def save_untuned_model(folder: Path, *, base_folder: Path, stage: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(base_folder / "unet", folder / "unet")
     (folder / LOG_NAME).touch()
-    _write_base_note(folder, base_folder, stage, 0)
+    write_base_note(folder, base_folder, stage, 0)
 
 
-def _write_base_note(folder: Path, base_folder: Path, stage: str, lora_rank: int) -> None:
+def write_base_note(folder: Path, base_folder: Path, stage: str, lora_rank: int) -> None:
+    """Leave ``base.json`` in ``folder``: from which base, in which stage and with which rank of LoRA it was made."""
     facts = {"base_sha256": sha256_path(base_folder), "stage": stage, "lora_rank": lora_rank}
     (folder / "base.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 

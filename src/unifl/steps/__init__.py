@@ -21,6 +21,8 @@ STEPS: dict[str, str] = {
     "decoupled_feedback": "Tune with the four rewards as hinges (stage 1).",
     "adversarial_feedback": "Tune for few steps with a reward model as discriminator (stage 2).",
     "baseline_tuning": "Tune by a method to compare with: diffusion loss, ReFL, DPO, LCM or ADD; not in the DAG.",
+    "few_shot_start": "Learn a start for LoRA over known styles, for new ones from a few images (Reptile).",
+    "style_adaptation": "Learn one style from at most some twenty images, by LoRA, from a start if there is one.",
     "evaluation": "Measure base, stage 1 and stage 2: KID, FID, image-text score, four judges; write the report.",
     "quality_gate": "Let a model pass, or fail, by thresholds on its evaluation.",
     "publish": "Make the released folder: loadable model, model card, record bundle, checksums.",

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from unifl.core.settings import StepSettings
+from unifl.core.settings import StepSettings, did_you_mean
 from unifl.core.step import Metrics, Paths, StepContext, StepDefinition
-from unifl.data.vocabulary import Split
+from unifl.data.vocabulary import STYLE_PHRASES, Split
 
 
 class EmbeddedImagesSettings(StepSettings):
@@ -23,8 +23,16 @@ class EmbeddedImagesSettings(StepSettings):
     validation: int = Field(100, ge=0, description="scenes of validation compositions")
     test: int = Field(600, ge=0, description="scenes of held-out compositions or instances")
     seed: int = Field(0, ge=0, description="scene i of a split depends on (seed, split, i) alone")
+    style: str | None = Field(None, description="this style alone, such as the held-out one; None mixes the others")
     shard_rows: int = Field(500, ge=1, description="rows a shard; keeps files small")
     processes: int = Field(2, ge=1, description="processes that draw; the result does not depend on it")
+
+    @field_validator("style")
+    @classmethod
+    def _is_known(cls, style: str | None) -> str | None:
+        if style is not None and style not in STYLE_PHRASES:
+            raise ValueError(f"no style is called {style!r}{did_you_mean(style, STYLE_PHRASES)}")
+        return style
 
 
 STEP = StepDefinition(
@@ -34,6 +42,8 @@ STEP = StepDefinition(
     outputs={"images": "folder of images-NNNNN.parquet shards (contract images)"},
     settings=EmbeddedImagesSettings,
 )
+
+Task = tuple[Split, int, int, str | None]  # split, seed, number, style
 
 _generator: Any = None
 
@@ -45,18 +55,18 @@ def _prepare(icons: Path) -> None:
     _generator = SceneGenerator(icons)
 
 
-def _row(task: tuple[Split, int, int]) -> dict[str, object]:
+def _row(task: Task) -> dict[str, object]:
     import numpy as np
     from PIL import Image
 
     from unifl.data.contracts import SPLITS, encode_mask
 
-    split, seed, index = task
-    scene = _generator.scene(split, np.random.default_rng([seed, SPLITS.index(split), index]))
+    split, seed, index, style = task
+    scene = _generator.scene(split, np.random.default_rng([seed, SPLITS.index(split), index]), style=style)
     buffer = io.BytesIO()
     Image.fromarray(scene.image).save(buffer, "WEBP", lossless=True, method=4)
     return {
-        "image_id": f"{split}-{seed}-{index:06d}",
+        "image_id": f"{style}-{split}-{seed}-{index:06d}" if style else f"{split}-{seed}-{index:06d}",
         "image": buffer.getvalue(),
         "caption": scene.caption,
         "style": scene.style,
@@ -72,7 +82,7 @@ def _row(task: tuple[Split, int, int]) -> dict[str, object]:
     }
 
 
-def _rows(icons: Path, tasks: list[tuple[Split, int, int]], processes: int) -> Iterator[dict[str, object]]:
+def _rows(icons: Path, tasks: list[Task], processes: int) -> Iterator[dict[str, object]]:
     if processes == 1:
         _prepare(icons)
         yield from map(_row, tasks)
@@ -95,7 +105,7 @@ def run(inputs: Paths, outputs: Paths, settings: EmbeddedImagesSettings, context
     from unifl.data.contracts import IMAGES, SPLITS
 
     counts = {"train": settings.train, "validation": settings.validation, "test": settings.test}
-    tasks: list[tuple[Split, int, int]] = [(s, settings.seed, i) for s in SPLITS for i in range(counts[s])]  # type: ignore[misc]
+    tasks: list[Task] = [(s, settings.seed, i, settings.style) for s in SPLITS for i in range(counts[s])]  # type: ignore[misc]
     shards = [tasks[start : start + settings.shard_rows] for start in range(0, len(tasks), settings.shard_rows)]
     names = [context.checkpoints / f"images-{number:05d}.parquet" for number in range(len(shards))]
     todo = [(name, shard) for name, shard in zip(names, shards, strict=True) if not name.exists()]
