@@ -58,8 +58,8 @@ def marks(
 
     def points(question: str, goal: float, ours: tuple[str, int], theirs: tuple[str, int]) -> Iterator[Mark]:
         yield from ask(
-            question, f"≥ +{goal:g}", (ours, theirs), against(ours, theirs, figures.points),
-            lambda one: one.value >= goal, "points",
+            question, f"≥ +{goal:g}" if goal else "up", (ours, theirs), against(ours, theirs, figures.points),
+            lambda one: one.value >= goal if goal else one.low > 0, "points",
         )  # fmt: skip
 
     stage1, stage2, base = ("stage1", full), ("stage2", few), ("base", full)
@@ -120,6 +120,6 @@ def marks(
         yield from points(f"Stage 2 against LCM, {steps} step{'s' * (steps > 1)}", 0, ours, theirs)
         yield from ask(
             "… KID, ours minus LCM's", "lower", (ours, theirs),
-            against(ours, theirs, figures.difference, "kid"), lambda one: one.high < 0,
+            against(ours, theirs, figures.difference, "kid"), lambda one: one.high < 0, "KID",
         )  # fmt: skip
     yield from points("Selected prompts against random ones", 9, stage1, ("random_prompts", full))

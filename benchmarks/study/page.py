@@ -60,13 +60,12 @@ def results_page(
     ]
     for steps in sorted({key[1] for key in figures.found}, reverse=True):
         rows = _cells(plan, figures, seeds, steps)
+        at = f"at {steps} step{'s' * (steps > 1)}"
         parts += [
-            f"## At {steps} step{'s' * (steps > 1)}\n",
+            f"## {at.capitalize()}\n",
             table(("Model", "Sampling", *(c[1] for c in COLUMNS)), rows),
         ]
-        parts.append(
-            f"![The first captions of the test split at {steps} steps, a row a model](images/results_{steps}.png)\n"
-        )
+        parts.append(f"![The first captions of the test split {at}, a row a model](images/results_{steps}.png)\n")
     if facts.get("ablations"):
         parts += ["## Ablations\n", _ablations(facts["ablations"])]
     if facts.get("collapses"):
