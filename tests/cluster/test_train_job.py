@@ -23,6 +23,7 @@ from unifl.cluster.train_job import train_job_function
 from unifl.cluster.train_job_errors import is_absence
 from unifl.core.errors import AccessError, ClusterError, DataContractError, SettingsError, UniflError
 from unifl.core.step import execute, step_definition
+from unifl.feedback.collapse import VARIETY
 
 STEP = "decoupled_feedback"
 SETTINGS: dict[str, Any] = {
@@ -101,7 +102,9 @@ def assert_close(found: list[dict[str, float]], expected: list[dict[str, float]]
     for ours, theirs in zip(found, expected, strict=True):
         tight = ("loss", "diffusion", "grad_norm", "lr")
         assert [ours[key] for key in tight] == pytest.approx([theirs[key] for key in tight], rel=1e-3)
-        assert ours == pytest.approx(theirs, rel=0.05, abs=0.02)
+        # The deviation over a batch is that of a process's own part of it, and of one picture there is none.
+        whole, part = ({k: v for k, v in line.items() if not k.startswith(VARIETY)} for line in (theirs, ours))
+        assert part == pytest.approx(whole, rel=0.05, abs=0.02)
 
 
 def torchrun_wheel(folder: Path) -> Path:
