@@ -21,7 +21,7 @@ from unifl.feedback.settings import EngineSettings
 from unifl.feedback.trajectory import Trajectory, denoise_with_gradient, start_from_noise
 
 SETTINGS = EngineSettings(updates=30, batch_size=4, learning_rate=1e-4, warmup_updates=0, steps=4, ema_decay=0.0)
-RUINOUS = SETTINGS.model_copy(update={"learning_rate": 0.3})
+RUINOUS = SETTINGS.model_copy(update={"learning_rate": 0.1})
 
 
 def line(**values: float) -> dict[str, float]:
@@ -101,7 +101,7 @@ def test_a_learning_rate_that_ruins_the_pictures_ends_the_tuning(base_folder: Pa
     expected = r"training diverged: \w+_brightness, the deviation of .* below collapse_share 0.1 .* at update \d+ of 30"
     with pytest.raises(DivergenceError, match=expected) as first:
         engine(base_folder, tmp_path, RUINOUS).run()
-    assert "lower learning_rate (now 0.3)" in str(first.value)
+    assert "lower learning_rate (now 0.1)" in str(first.value)
     lines = (tmp_path / "checkpoints" / "training.jsonl").read_text().splitlines()
     assert f"at update {json.loads(lines[-1])['update']} of 30" in str(first.value)
     with pytest.raises(DivergenceError) as again:
